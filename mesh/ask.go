@@ -213,7 +213,7 @@ func (m *Mesh) sendTo(addr netip.AddrPort, msg []byte) {
 		return
 	}
 	if err := ml.SendToAddress(memberlist.Address{Addr: addr.String()}, msg); err != nil {
-		m.count.sendErrors.Add(1)
+		m.count.SendErrors.Add(1)
 	}
 }
 
@@ -246,7 +246,7 @@ func (m *Mesh) askMessage(b []byte) {
 	if from != m.id && !m.trusted(from) {
 		answers = &m.strangerAnswers
 	}
-	if answers.take(now, from, 1) {
+	if answers.Take(now, from, 1) {
 		m.sendTo(addr, ask{MeshID: a.MeshID, To: from, Nonce: a.Nonce}.encode(m.cfg.Identity))
 	}
 }

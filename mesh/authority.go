@@ -138,7 +138,7 @@ func (m *Mesh) Revoke(node frame.ID, name string, since time.Time, reason string
 // tellRevoked sends a revoked node its revocation, because nobody pushes to it any more. It does not wait. A node is
 // told at most once per tellEvery, however much arrives in its name.
 func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
-	if !m.told.take(now, id, 1) {
+	if !m.told.Take(now, id, 1) {
 		return
 	}
 	s, n := m.Standing(id), m.peers.node(id)

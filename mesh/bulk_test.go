@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -144,7 +145,7 @@ func TestChunksAreCharged(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := bulkMesh(t)
-			m.bulkCost = newBuckets[frame.ID](0.001, 100)
+			m.bulkCost = filter.NewBuckets[frame.ID](0.001, 100)
 			v := openSession(t, m, tt.peer)
 			for i := range 5 {
 				delegate{m}.NotifyMsg(chunkOf(t, tt.peer, v, tt.origin, 1+200*i, 200, 200))

@@ -57,13 +57,13 @@ func TestGoodbyeIsSigned(t *testing.T) {
 			node.Meta = meta.Data{Protocol: meta.Protocol, Key: leaver.Public(), Name: "web1", Version: "1"}.Encode()
 			n.peers.joined(now, node, memberJoin)
 			n.small(tt.b, &intake{})
-			if got := n.peers.leaving(now, leaver.ID()); got != tt.left {
+			if got := n.peers.Leaving(now, leaver.ID()); got != tt.left {
 				t.Errorf("leaving: %v", got)
 			}
 			// It comes back: an earlier goodbye does not count again.
 			n.peers.joined(now, node, memberJoin)
 			n.small(tt.b, &intake{})
-			if n.peers.leaving(now, leaver.ID()) {
+			if n.peers.Leaving(now, leaver.ID()) {
 				t.Error("an old goodbye counts once more")
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
@@ -102,12 +103,12 @@ func (m *Mesh) answerKeys(conn *tls.Conn, key ed25519.PublicKey, b []byte, from 
 func (m *Mesh) askBack(id frame.ID, from string) {
 	at, err := netip.ParseAddrPort(from)
 	tr := m.tr.Load()
-	if err != nil || tr == nil || !m.askedBack.take(m.now(), id, 1) {
+	if err != nil || tr == nil || !m.askedBack.Take(m.now(), id, 1) {
 		return // the member asks again
 	}
 	port := m.Addr().Port()
 	m.peers.update(id, func(p *peer) { port = p.Addr.Port() })
-	m.askKeys(tr.ctx, netip.AddrPortFrom(at.Addr().Unmap(), port))
+	m.askKeys(tr.Context(), netip.AddrPortFrom(at.Addr().Unmap(), port))
 }
 
 // askKeys asks the node at addr, which does not understand us, for a newer gossip key.
@@ -205,11 +206,11 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 	if tr == nil {
 		return nil, ErrStopped
 	}
-	wait := maxDial
+	wait := filter.MaxDial
 	if end, ok := ctx.Deadline(); ok {
 		wait = time.Until(end)
 	}
-	raw, err := tr.dialUnchecked(memberlist.Address{Addr: addr.String()}, wait)
+	raw, err := tr.DialUnchecked(memberlist.Address{Addr: addr.String()}, wait)
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func (c *turning) rotate(t *testing.T, want uint32) {
 func turned(generation uint32, nodes ...*testNode) func() bool {
 	return func() bool {
 		for _, n := range nodes {
-			if s := n.KeyStatus(); s.Generation != generation || s.InUse != generation || s.Rotating || len(n.tr.Load().guard.keys()) != 1 {
+			if s := n.KeyStatus(); s.Generation != generation || s.InUse != generation || s.Rotating || n.keys.Opening() != 1 {
 				return false
 			}
 		}
@@ -143,7 +143,7 @@ func TestRotationShutsOut(t *testing.T) {
 		}
 		c.rotate(t, 1)
 		eventually(t, 3*time.Minute, "the others have turned", turned(1, good...))
-		if s := bad.KeyStatus(); s.Generation != 0 || len(bad.tr.Load().guard.keys()) != 1 {
+		if s := bad.KeyStatus(); s.Generation != 0 || bad.keys.Opening() != 1 {
 			t.Fatalf("the revoked node has %+v", s)
 		}
 		publish(t, good[1], "secret", time.Hour)

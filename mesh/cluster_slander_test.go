@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 )
 
 // slanderer holds the mesh's key but no certificate. It claims that a member is dead, in a way that the member cannot
@@ -27,14 +29,14 @@ func (s *slanderer) say() {
 	me := s.c.nodes[s.of].ml.Load().LocalNode()
 	addr := s.c.addrs[s.of]
 	ip := addr.Addr().As4()
-	alive := ofMemberlist(s.t, mlAlive, mlAliveMessage{Incarnation: math.MaxUint32, Node: me.Name, Addr: ip[:], Port: addr.Port(), Meta: me.Meta, Vsn: mlVersions[:]})
-	dead := ofMemberlist(s.t, 5, struct {
+	alive := meshtest.OfMemberlist(s.t, mlwire.Alive, mlwire.AliveMessage{Incarnation: math.MaxUint32, Node: me.Name, Addr: ip[:], Port: addr.Port(), Meta: me.Meta, Vsn: mlwire.Versions[:]})
+	dead := meshtest.OfMemberlist(s.t, 5, struct {
 		Incarnation uint32
 		Node, From  string
 	}{math.MaxUint32, me.Name, me.Name})
 	for _, to := range s.c.addrs {
 		for _, msg := range [][]byte{alive, dead} {
-			if _, err := s.port.WriteTo(sealed(s.t, key, 1, msg, nil), to.String()); err != nil {
+			if _, err := s.port.WriteTo(meshtest.Sealed(s.t, key, 1, msg, nil), to.String()); err != nil {
 				s.t.Error(err)
 			}
 		}
@@ -96,7 +98,7 @@ func TestMemberThatIsDownIsNotAlive(t *testing.T) {
 		about, down := c.nodes[victim].ml.Load().LocalNode(), c.addrs[victim]
 		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == down || to == down })
 		tell := func(msg []byte, to int) {
-			b := sealed(t, c.secrets.GossipKey[:], 1, msg, nil)
+			b := meshtest.Sealed(t, c.secrets.GossipKey[:], 1, msg, nil)
 			at := memberlist.Address{Addr: c.addrs[to].String(), Name: c.nodes[to].id.ID().String()}
 			if _, err := c.nodes[captured].tr.Load().WriteToAddress(b, at); err != nil { // with its proof
 				t.Fatal(err)
@@ -109,9 +111,9 @@ func TestMemberThatIsDownIsNotAlive(t *testing.T) {
 		for i := range uint32(most) {
 			for _, to := range []int{0, 2} {
 				for seq := range i/8 + 20 { // one ping every two seconds, some of rejoining
-					tell(ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{seq}), to)
+					tell(meshtest.OfMemberlist(t, mlwire.Ack, mlwire.AckMessage{SeqNo: seq}), to)
 				}
-				tell(ofMemberlist(t, mlAlive, mlAliveMessage{Incarnation: min(i, meta.FirstCeiling), Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlVersions[:]}), to)
+				tell(meshtest.OfMemberlist(t, mlwire.Alive, mlwire.AliveMessage{Incarnation: min(i, meta.FirstCeiling), Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlwire.Versions[:]}), to)
 			}
 			<-time.After(time.Second / 4)
 			for _, n := range []*testNode{c.nodes[0], c.nodes[2]} {

@@ -160,7 +160,7 @@ func TestRevokedLearnsWithItsNextPacket(t *testing.T) {
 		synctest.Wait()
 		t.Logf("%d packets", c.hub.packetsSent()-before)
 		for _, n := range c.nodes[:2] {
-			if n.told.take(time.Now(), bad.id.ID(), 1) {
+			if n.told.Take(time.Now(), bad.id.ID(), 1) {
 				t.Error("it would be told again at once")
 			}
 		}

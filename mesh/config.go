@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
@@ -24,6 +25,12 @@ const (
 	maxPeers = 2048
 	// MaxMembers bounds the members that a node keeps track of.
 	MaxMembers = wire.MaxMembers
+	// SayRate and SayBurst bound the small frames that an agent sends, see pace.go of package filter.
+	SayRate, SayBurst = filter.SayRate, filter.SayBurst
+	// SayBulkRate bounds the bans that an agent sends in full frames in a second, SayBulkBurst those that it sends at
+	// once. A peer needs 6 us of a core for each: a bulk takes a seventh of a core there, and does not delay a fresh
+	// ban.
+	SayBulkRate, SayBulkBurst = 22_500, 5_000
 	// SyncVersion is the version of the sync protocol, which every sync message states.
 	SyncVersion = replica.SyncVersion
 )

@@ -116,7 +116,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 		return err
 	}
 	addr := nodeAddr(n)
-	known := d.m.peers.isAt(id, addr, n.Meta)
+	known := d.m.peers.Knows(id, addr, n.Meta)
 	if !known && !m.IsAt(d.m.cfg.Secrets.MeshID, addr) {
 		d.m.warn(ProblemForged, "address", "somebody with the mesh's key says that "+id.Short()+" is at "+addr.String()+", which it did not say itself; it is ignored", shutOut)
 		return errRefuseAddr

@@ -11,8 +11,8 @@
 // the gossip key), and what the daemon publishes with PublishAsAuthority.
 //
 // The parts, each a package: frames (frame), identities (pki), and below internal the replication core, a pure state
-// machine (replica); who sends a frame to whom (spread); when a node changes gossip keys (rotate); the messages of
-// enrolment (enrol); and the sockets (transport). This package binds them to memberlist (transport.go, delegate.go,
-// run.go), checks what arrives before memberlist sees it (guard*.go, packetproof.go), and knows who is there (peers.go,
-// place.go, rejoin.go).
+// machine (replica); what arrives, before memberlist sees it (filter); who sends a frame to whom (spread); what a member
+// says of itself (meta); when a node changes gossip keys (rotate); the messages of enrolment (enrol); and the sockets
+// (transport). This package binds them to memberlist (delegate.go, run.go) and knows who is there (peers.go, place.go,
+// rejoin.go).
 package mesh

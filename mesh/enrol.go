@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -99,7 +100,7 @@ func cause(err error) error {
 func enrolAt(ctx context.Context, addr netip.AddrPort, conf *tls.Config, request []byte) (enrol.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: maxDial}).DialContext(ctx, "tcp", addr.String())
+	raw, err := (&net.Dialer{Timeout: filter.MaxDial}).DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return enrol.Answer{}, err
 	}

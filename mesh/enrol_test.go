@@ -18,7 +18,9 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
@@ -187,7 +189,7 @@ func TestStrangersOnThePort(t *testing.T) {
 	if _, err := dial().Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dial().Write([]byte{tlsRecord, 0xff, 0xff, 0xff}); err != nil {
+	if _, err := dial().Write([]byte{0x16, 0xff, 0xff, 0xff}); err != nil {
 		t.Fatal(err)
 	}
 	plain := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
@@ -225,7 +227,7 @@ func TestStrangersOnThePort(t *testing.T) {
 	if err := n.stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took >= streamTimeout {
+	if took := time.Since(start); took >= filter.StreamTimeout {
 		t.Errorf("Run took %v to end", took)
 	}
 }
@@ -420,7 +422,7 @@ func TestHellosOfNewcomers(t *testing.T) {
 	}
 	open, ended := invited(now.Add(time.Hour)), invited(now.Add(-time.Second))
 	hello := func(from netip.Addr, knock string) bool {
-		return m.allowHello(now, &tls.ClientHelloInfo{Conn: streamFrom(from.String()), ServerName: knock})
+		return m.allowHello(now, &tls.ClientHelloInfo{Conn: meshtest.StreamFrom(from.String()), ServerName: knock})
 	}
 	newcomer := netip.MustParseAddr("192.0.2.1")
 	for i := range 250 {
@@ -514,9 +516,9 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 		c.Join = []string{inviter.Addr().String()}
 	}).run(t)
 	eventually(t, 10*time.Second, "the member has proved its address", func() bool { return proves(inviter, member.id.ID(), member.Addr()) })
-	hello := append([]byte{tlsRecord, 3, 1, 2, 0}, make([]byte, 100)...)
-	large := append(binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage), make([]byte, 1<<20)...)
-	stall(t, 1, inviter.Addr(), hello, 2*maxStrangerStreams)
+	hello := append([]byte{0x16, 3, 1, 2, 0}, make([]byte, 100)...)
+	large := append(binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, filter.MaxStreamMessage), make([]byte, 1<<20)...)
+	stall(t, 1, inviter.Addr(), hello, 2*filter.MaxStrangerStreams)
 	stall(t, 2, inviter.Addr(), large, 20)
 	const tries = 5
 	for range 3 {
@@ -546,11 +548,8 @@ func TestOutsidersKeepNobodyOut(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	g := inviter.tr.Load().guard
-	g.mu.Lock()
-	strangers, strange := len(g.strangers), g.strange
-	g.mu.Unlock()
-	if strangers > maxStrangerStreams || strange > strangerBytes {
+	strangers, strange := inviter.tr.Load().Strangers()
+	if strangers > filter.MaxStrangerStreams || strange > filter.StrangerBytes {
 		t.Errorf("%d strangers are there, with %d bytes", strangers, strange)
 	}
 	node := &memberlist.Node{Name: inviter.id.ID().String(), Addr: inviter.Addr().Addr().AsSlice(), Port: inviter.Addr().Port()}

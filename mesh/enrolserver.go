@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -29,8 +30,7 @@ const (
 
 var errManyHellos = errors.New("too many TLS handshakes")
 
-// serveEnrol answers one joiner. The transport calls it, on a goroutine of its own, for a stream that begins like TLS.
-// The stream's deadline is the end of helloTimeout.
+// serveEnrol answers one joiner. See filter.Config.
 func (m *Mesh) serveEnrol(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	from := conn.RemoteAddr().String()
@@ -114,17 +114,15 @@ func (m *Mesh) newServerTLS() (*tls.Config, error) {
 
 // allowHello reports whether a client may make a handshake.
 func (m *Mesh) allowHello(now time.Time, hello *tls.ClientHelloInfo) bool {
-	from := sourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
+	from := filter.SourceOf(hello.Conn.RemoteAddr(), m.peers.isSource)
 	switch {
 	case m.peers.isSource(from):
-		return m.queries.hellos.take(now, from, 1)
+		return m.queries.hellos.Take(now, from, 1)
 	case !m.invites.Knocks(now, hello.ServerName):
-		return m.netHellos.take(now, netOf(from), 1) && m.enrolRate.take(now, from, 1) && m.hellos.AllowN(now, 1)
+		return m.netHellos.Take(now, filter.NetOf(from), 1) && m.enrolRate.Take(now, from, 1) && m.hellos.AllowN(now, 1)
 	}
-	if c, ok := hello.Conn.(*peeked); ok {
-		c.keep()
-	}
-	return m.enrolRate.take(now, from, 1) && m.invited.AllowN(now, 1)
+	filter.Keep(hello.Conn)
+	return m.enrolRate.Take(now, from, 1) && m.invited.AllowN(now, 1)
 }
 
 // welcome returns the answer to a joiner whose token is valid.

@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 )
 
 func lists(n *testNode, id frame.ID) bool {
@@ -94,7 +96,7 @@ func TestForgottenAndReplayed(t *testing.T) {
 		eventually(t, 30*time.Second, "all addresses are proved", c.allProved)
 		n, captured, gone := c.nodes[0], c.nodes[1], c.nodes[2]
 		id, about := gone.id.ID(), gone.ml.Load().LocalNode()
-		news := mlAliveMessage{Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlVersions[:]}
+		news := mlwire.AliveMessage{Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlwire.Versions[:]}
 		if err := gone.stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +104,7 @@ func TestForgottenAndReplayed(t *testing.T) {
 		suspect := false
 		replay := func() {
 			news.Incarnation++
-			b := sealed(t, c.secrets.GossipKey[:], 1, ofMemberlist(t, mlAlive, news), nil)
+			b := meshtest.Sealed(t, c.secrets.GossipKey[:], 1, meshtest.OfMemberlist(t, mlwire.Alive, news), nil)
 			if _, err := captured.tr.Load().WriteToAddress(b, memberlist.Address{Addr: c.addrs[0].String(), Name: n.id.ID().String()}); err != nil {
 				t.Fatal(err)
 			}

@@ -71,7 +71,7 @@ func (m *Mesh) precheck(raw []byte) (f frame.Frame, ok bool) {
 	v := m.core.Precheck(now, f)
 	tell := v == replica.VerdictFuture && m.core.Trusts(now, f.Origin)
 	m.mu.Unlock()
-	if tell && m.cfg.Early != nil && m.earlies.take(now, f.Origin, 1) && f.Verify() == nil {
+	if tell && m.cfg.Early != nil && m.earlies.Take(now, f.Origin, 1) && f.Verify() == nil {
 		m.cfg.Early(f)
 	}
 	if v == replica.VerdictRevoked {
@@ -224,8 +224,8 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 			size += len(f.Raw)
 		}
 	}
-	if !m.bulkCost.take(m.now(), from, len(frames)) {
-		m.count.limited.Add(1)
+	if !m.bulkCost.Take(m.now(), from, len(frames)) {
+		m.count.Limited.Add(1)
 		w.parts = nil
 		return
 	}
@@ -245,7 +245,7 @@ func (m *Mesh) chunkSlice(w *bulkWork) {
 	fresh := m.flushIntake(&in, replica.ViaSync)
 	w.fresh += fresh
 	m.count.synced.Add(uint64(fresh))
-	m.bulkCost.take(m.now(), from, -min(fresh, news))
+	m.bulkCost.Take(m.now(), from, -min(fresh, news))
 }
 
 // badChunk ends everything under way with a peer that streamed a frame its origin did not sign.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/rotate"
@@ -45,9 +46,9 @@ type Mesh struct {
 	inbox    chan []byte // memberlist's goroutines send, the core receives, nobody closes; full: dropped and counted
 	later    chan []byte // the same for packets with large frames
 	bulk     bulkQueue
-	bulkCost buckets[frame.ID] // a peer's chunk signatures that were verified in vain
-	events   chan any          // of package replica: memberlist's goroutines send, the core receives, nobody closes; full: dropped
-	wake     chan struct{}     // capacity 1: todo has actions, or the next deadline has changed
+	bulkCost filter.Buckets[frame.ID] // a peer's chunk signatures that were verified in vain
+	events   chan any                 // of package replica: memberlist's goroutines send, the core receives, nobody closes; full: dropped
+	wake     chan struct{}            // capacity 1: todo has actions, or the next deadline has changed
 
 	peers     *peerTable
 	pusher    *spread.Pusher
@@ -57,20 +58,20 @@ type Mesh struct {
 	join      *joinList
 	views     viewCompare
 	keys      *keyRotator
-	invites   *enrol.Invites              // set by Run
-	serverTLS func() (*tls.Config, error) // for enrolment and other clients; made once
-	hellos    *rate.Limiter               // TLS handshakes of strangers
-	netHellos buckets[netip.Prefix]       // the same, by network
-	invited   *rate.Limiter               // TLS handshakes of joiners that knock with a token
-	enrolRate buckets[netip.Addr]
-	rolls     *rate.Limiter     // changes of epoch
-	askedBack buckets[frame.ID] // see askBack
-	told      buckets[frame.ID] // revoked nodes that were sent their revocation
-	earlies   buckets[frame.ID] // frames verified only to report them
+	invites   *enrol.Invites               // set by Run
+	serverTLS func() (*tls.Config, error)  // for enrolment and other clients; made once
+	hellos    *rate.Limiter                // TLS handshakes of strangers
+	netHellos filter.Buckets[netip.Prefix] // the same, by network
+	invited   *rate.Limiter                // TLS handshakes of joiners that knock with a token
+	enrolRate filter.Buckets[netip.Addr]
+	rolls     *rate.Limiter            // changes of epoch
+	askedBack filter.Buckets[frame.ID] // see askBack
+	told      filter.Buckets[frame.ID] // revoked nodes that were sent their revocation
+	earlies   filter.Buckets[frame.ID] // frames verified only to report them
 	asks      asks
-	answers   buckets[frame.ID] // to members' questions
+	answers   filter.Buckets[frame.ID] // to members' questions
 	// strangerAnswers are the same for nodes whose certificate has not come.
-	strangerAnswers buckets[frame.ID]
+	strangerAnswers filter.Buckets[frame.ID]
 	noticers        noticers
 	queries         queries
 	problems        problems
@@ -90,7 +91,7 @@ type Mesh struct {
 	saidMeta atomic.Pointer[string] // the metadata last given to memberlist
 
 	ml   atomic.Pointer[memberlist.Memberlist]
-	tr   atomic.Pointer[checkedTransport]
+	tr   atomic.Pointer[filter.Transport]
 	addr atomic.Pointer[netip.AddrPort]
 	root atomic.Pointer[[32]byte]  // a copy of the core's, for goroutines that may not wait
 	last atomic.Pointer[frame.Ref] // our last frame, likewise
@@ -154,19 +155,19 @@ func New(cfg Config) (*Mesh, error) {
 	m.keys = newKeyRotator(rotate.New(m.now(), cfg.Secrets, m.storeKeys))
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
 	m.hellos, m.invited = rate.NewLimiter(rate.Every(helloEvery), helloBurst), rate.NewLimiter(rate.Every(helloEvery), helloBurst)
-	m.netHellos = newBuckets[netip.Prefix](netHelloRate, netHellos)
-	m.enrolRate = newBuckets[netip.Addr](enrolRate, enrolBurst)
-	m.bulkCost = newBuckets[frame.ID](bulkRate, bulkBurst)
-	m.askedBack = newBuckets[frame.ID](rate.Every(askKeysEvery), 1)
-	m.told = newBuckets[frame.ID](rate.Every(tellEvery), 1)
-	m.earlies = newBuckets[frame.ID](earlyTold, 10*earlyTold)
+	m.netHellos = filter.NewBuckets[netip.Prefix](netHelloRate, netHellos)
+	m.enrolRate = filter.NewBuckets[netip.Addr](enrolRate, enrolBurst)
+	m.bulkCost = filter.NewBuckets[frame.ID](bulkRate, bulkBurst)
+	m.askedBack = filter.NewBuckets[frame.ID](rate.Every(askKeysEvery), 1)
+	m.told = filter.NewBuckets[frame.ID](rate.Every(tellEvery), 1)
+	m.earlies = filter.NewBuckets[frame.ID](earlyTold, 10*earlyTold)
 	m.acks.rate = rate.NewLimiter(rate.Every(ackEvery), ackBurst)
 	m.rolls = rate.NewLimiter(rate.Every(rollEvery), rollBurst)
 	m.views.exchange = make(chan netip.AddrPort, 1)
 	m.place.former = make(chan struct{}, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
-	m.answers = newBuckets[frame.ID](answerRate, answerBurst)
-	m.strangerAnswers = newBuckets[frame.ID](answerRate, answerBurst)
+	m.answers = filter.NewBuckets[frame.ID](answerRate, answerBurst)
+	m.strangerAnswers = filter.NewBuckets[frame.ID](answerRate, answerBurst)
 	m.queries = newQueries()
 	m.noticers = noticers{last: make(map[frame.ID]*noticer)}
 	m.faults = faults{of: make(map[Problem]string)}
@@ -325,7 +326,7 @@ func (m *Mesh) Expire(now time.Time) {
 // frames come by sync. Slow does not block.
 func (m *Mesh) Slow(origin frame.ID) {
 	if tr := m.tr.Load(); tr != nil {
-		tr.guard.slow(origin)
+		tr.Slow(origin)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -233,7 +234,7 @@ func TestSockets(t *testing.T) {
 	if err := nodes[2].stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took >= streamTimeout {
+	if took := time.Since(start); took >= filter.StreamTimeout {
 		t.Errorf("leaving took %v", took)
 	}
 	eventually(t, 30*time.Second, "the leaving is seen", func() bool {
@@ -265,7 +266,7 @@ func TestRunLeavesNothing(t *testing.T) {
 		if err := n.stop(); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(start); took >= streamTimeout {
+		if took := time.Since(start); took >= filter.StreamTimeout {
 			t.Errorf("Run took %v to end", took)
 		}
 	}

@@ -19,10 +19,6 @@ const (
 	MaxNotice = 256
 	// A sender may send noticeBurst notices at once, then one per noticeEvery; more are dropped.
 	noticeBurst, noticeEvery = 4, 30 * time.Second
-	// noticesRate is how many notices and reports of UDP paths one address may send in a second, and noticesBurst at
-	// once, whoever they claim to be from: each signature takes 60 us. A member sends fewer; several may share an
-	// address.
-	noticesRate, noticesBurst = 32, 64
 	// maxNoticers bounds the senders whose rate is tracked; once that many are, notices of others are dropped.
 	maxNoticers = MaxMembers
 

@@ -2,9 +2,7 @@ package mesh
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -146,38 +144,5 @@ func TestNotify(t *testing.T) {
 	}
 	if err := b.Notify(a.id.ID(), make([]byte, MaxNotice+1)); err == nil {
 		t.Error("too long a notice was sent")
-	}
-}
-
-// A sender of badly signed notices in a member's name spends its own address's budget, even by streams and with several in
-// a packet, and the member is still heard from its own address.
-func TestForgedNoticesStarveNobody(t *testing.T) {
-	g, _ := testGuard(func(netip.Addr) {})
-	n := notice{To: signers[1].ID(), Issued: simStart, Payload: []byte("hello")}
-	forged := append([]byte{mlUser}, n.encode(signers[0])...)
-	forged[len(forged)-1] ^= 1
-	two := []byte{mlCompound, 2, byte(len(forged) >> 8), byte(len(forged)), byte(len(forged) >> 8), byte(len(forged))}
-	two = append(append(two, forged...), forged...)
-	attacker, member := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	passed := 0
-	for range noticesBurst {
-		if g.packet(sealed(t, guardKey, 1, two, nil), attacker) {
-			passed += 2
-		}
-	}
-	if passed != noticesBurst {
-		t.Errorf("%d forged notices passed, want %d", passed, noticesBurst)
-	}
-	body := append(ofMemberlist(t, mlUser, struct{ UserMsgLen int }{len(forged) - 1}), forged[1:]...)
-	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(body)))
-	stream := append(head, sealed(t, guardKey, 1, body, head)...)
-	if _, err := g.stream(stream, attacker); !errors.Is(err, errStreamBudget) {
-		t.Errorf("one more by a stream: %v", err)
-	}
-	if _, err := g.stream(stream, member); err != nil {
-		t.Errorf("a member's by a stream: %v", err)
-	}
-	if !g.packet(sealed(t, guardKey, 1, forged, nil), member) {
-		t.Error("the member is not heard")
 	}
 }

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -209,5 +211,28 @@ func TestPeerTableBounds(t *testing.T) {
 	before := len(table.peers)
 	if _, ok := table.joined(simStart.Add(time.Second), n, memberJoin); !ok || len(table.peers) != before {
 		t.Errorf("%d members, want %d: the one that was gone longest makes room", len(table.peers), before)
+	}
+}
+
+// A member is told from others by its address only while it is trusted.
+func TestOnlyTrustedMembersHaveAnAddress(t *testing.T) {
+	trusted, id, at := true, signers[0].ID(), netip.MustParseAddrPort("192.0.2.1:7946")
+	table := newPeerTable(signers[1].ID(), nil, func(frame.ID) bool { return trusted })
+	table.peers[id] = &peer{Member: Member{ID: id, Addr: at, State: StateAlive}, proofs: []AddrProof{{at, simStart}}}
+	if table.retarget(simStart); !slices.Equal(table.At(at.Addr()), []frame.ID{id}) {
+		t.Errorf("at its address is %v", table.At(at.Addr()))
+	}
+	trusted = false
+	if table.retarget(simStart); len(table.At(at.Addr())) != 0 {
+		t.Errorf("at its address is %v though it is not trusted", table.At(at.Addr()))
+	}
+}
+
+// This node says what the filter takes from others.
+func TestOwnVersions(t *testing.T) {
+	n := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
+	self := n.ml.Load().LocalNode()
+	if got := []byte{self.PMin, self.PMax, self.PCur, self.DMin, self.DMax, self.DCur}; !bytes.Equal(got, mlwire.Versions[:]) {
+		t.Errorf("says %v, takes %v", got, mlwire.Versions)
 	}
 }

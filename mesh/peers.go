@@ -41,7 +41,6 @@ type peer struct {
 	mark uint64 // see viewMark
 	meta string // as received
 	key  ed25519.PublicKey
-	pair *pair       // nil: not derived yet; see prover.pair
 	keys rotate.Peer // as it states
 	top  uint32      // its ceiling, as it states
 	seen time.Time   // its last sign of life; zero: remembered from an earlier run
@@ -64,7 +63,7 @@ type peer struct {
 	answers bool
 }
 
-// peerTable is the membership as this node sees it. memberlist's callbacks write it under memberlist's lock, so nothing
+// peerTable is the membership as this node sees it; it is the filter's Members. memberlist's callbacks write it under memberlist's lock, so nothing
 // here calls out.
 type peerTable struct {
 	self    frame.ID
@@ -236,8 +235,8 @@ func (t *peerTable) expectsBye(id frame.ID, issued time.Time) bool {
 	return p != nil && issued.After(p.byeIssued)
 }
 
-// leaving reports whether a peer has said recently that it is about to leave.
-func (t *peerTable) leaving(now time.Time, id frame.ID) bool {
+// Leaving reports whether a peer has said recently that it is about to leave.
+func (t *peerTable) Leaving(now time.Time, id frame.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
@@ -317,16 +316,16 @@ func (t *peerTable) holdsOwn(meta string) bool {
 	return t.ownMeta == meta
 }
 
-// isAt reports whether a node is known at this address with this metadata. If so, the metadata was checked before.
-func (t *peerTable) isAt(id frame.ID, addr netip.AddrPort, meta []byte) bool {
+// Knows reports whether a node is known at this address with this metadata. If so, the metadata was checked before.
+func (t *peerTable) Knows(id frame.ID, addr netip.AddrPort, meta []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[id]
 	return p != nil && p.Addr == addr && p.meta == string(meta)
 }
 
-// ceilingOf returns the highest incarnation that news of a node may have.
-func (t *peerTable) ceilingOf(id frame.ID) uint32 {
+// Ceiling returns the highest incarnation that news of a node may have.
+func (t *peerTable) Ceiling(id frame.ID) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[id]; p != nil {
@@ -368,11 +367,37 @@ func (t *peerTable) viewLocked(now time.Time) {
 	}
 }
 
-// isSource reports whether a trusted member has answered at an address.
-func (t *peerTable) isSource(from netip.Addr) bool { return len(t.membersAt(from)) > 0 }
+// At returns the trusted members that have answered at an address; the caller must not change the slice.
+func (t *peerTable) At(from netip.Addr) []frame.ID {
+	if sources := t.sources.Load(); sources != nil {
+		return (*sources)[from]
+	}
+	return nil
+}
 
-// detour returns where a peer is reached if not at its address.
-func (t *peerTable) detour(name string) (addr netip.AddrPort, ok bool) {
+// isSource reports whether a trusted member has answered at an address.
+func (t *peerTable) isSource(from netip.Addr) bool { return len(t.At(from)) > 0 }
+
+// Key returns a peer's key; nil: it is unknown.
+func (t *peerTable) Key(id frame.ID) ed25519.PublicKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil {
+		return p.key
+	}
+	return nil
+}
+
+// States reports whether a peer has signed that it is at an address.
+func (t *peerTable) States(id frame.ID, addr netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	return p != nil && (addr == p.Addr || addr == p.also)
+}
+
+// Detour returns where a peer is reached if not at its address.
+func (t *peerTable) Detour(name string) (addr netip.AddrPort, ok bool) {
 	if detours := t.detours.Load(); detours != nil {
 		addr, ok = (*detours)[name]
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/transport"
@@ -80,7 +81,7 @@ func (e *stayEvents) NotifyLeave(n *memberlist.Node) {
 // dwell keeps this node in the mesh, at the address where others can reach it, until ctx ends. It returns the
 // membership at that time, nil if there is none, or an error if the mesh port cannot be opened at the start.
 func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
-	tick := time.NewTimer(untilMultiple(placeEvery))
+	tick := time.NewTimer(filter.UntilMultiple(placeEvery))
 	defer tick.Stop()
 	var here *membership
 	former := m.place.former // at most once: whoever has the mesh's key can claim an address for this node
@@ -108,7 +109,7 @@ func (m *Mesh) dwell(ctx context.Context) (*membership, error) {
 		}
 		select {
 		case <-tick.C:
-			tick.Reset(untilMultiple(placeEvery))
+			tick.Reset(filter.UntilMultiple(placeEvery))
 		case <-former:
 			// memberlist takes a member's new address only once the member has left or is found dead, and finding out takes
 			// 15 seconds.
@@ -131,13 +132,6 @@ func (m *Mesh) isReady() bool {
 	default:
 		return false
 	}
-}
-
-// untilMultiple returns the time until the clock shows a multiple of every. All periodic work of the agent runs at such
-// moments, because waking an idle processor takes 0.13 ms of CPU time, more than most of that work.
-func untilMultiple(every time.Duration) time.Duration {
-	now := time.Now()
-	return now.Truncate(every).Add(every).Sub(now)
 }
 
 // enter opens the mesh port and becomes a member.

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/enrol"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -96,9 +97,9 @@ func decodeQueryAnswer(b []byte) ([]byte, error) {
 
 // queries limits what this node asks and what it answers.
 type queries struct {
-	asked  buckets[frame.ID]
-	heard  buckets[frame.ID]
-	hellos buckets[netip.Addr] // TLS handshakes from the addresses of members
+	asked  filter.Buckets[frame.ID]
+	heard  filter.Buckets[frame.ID]
+	hellos filter.Buckets[netip.Addr] // TLS handshakes from the addresses of members
 
 	mu        sync.Mutex
 	answering map[frame.ID]int
@@ -107,8 +108,8 @@ type queries struct {
 
 func newQueries() queries {
 	return queries{
-		asked: newBuckets[frame.ID](queryRate, queryBurst), heard: newBuckets[frame.ID](queryRate, queryBurst),
-		hellos: newBuckets[netip.Addr](queryHelloRate, queryHellos), answering: make(map[frame.ID]int),
+		asked: filter.NewBuckets[frame.ID](queryRate, queryBurst), heard: filter.NewBuckets[frame.ID](queryRate, queryBurst),
+		hellos: filter.NewBuckets[netip.Addr](queryHelloRate, queryHellos), answering: make(map[frame.ID]int),
 	}
 }
 
@@ -116,7 +117,7 @@ func newQueries() queries {
 func (q *queries) begin(now time.Time, from frame.ID) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.all >= answersAtOnce || q.answering[from] >= answersOf || !q.heard.take(now, from, 1) {
+	if q.all >= answersAtOnce || q.answering[from] >= answersOf || !q.heard.Take(now, from, 1) {
 		return false
 	}
 	q.all++
@@ -175,7 +176,7 @@ func (m *Mesh) queryOne(ctx context.Context, id frame.ID, question []byte) ([]by
 
 // question asks a node over a new connection and returns the answer.
 func (m *Mesh) question(ctx context.Context, id frame.ID, node *memberlist.Node, text []byte) ([]byte, error) {
-	if !m.queries.asked.take(m.now(), id, 1) {
+	if !m.queries.asked.Take(m.now(), id, 1) {
 		return nil, ErrAskedTooOften
 	}
 	conn, err := m.dialMember(ctx, nodeAddr(node), func(key ed25519.PublicKey) error {
@@ -210,7 +211,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	switch {
 	case q.MeshID != m.cfg.Secrets.MeshID || !m.cfg.Secrets.HasAuthority():
 		return pki.ErrOtherMesh
-	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.take(m.now(), id, 1):
+	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.Take(m.now(), id, 1):
 		// A node that cannot be reached may have no certificate here yet.
 		return enrol.WriteMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
 	case !m.isMember(m.now(), id):
@@ -218,11 +219,11 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 	case m.cfg.Answer == nil || tr == nil:
 		return ErrStopped
 	case !m.queries.begin(m.now(), id):
-		m.count.limited.Add(1)
+		m.count.Limited.Add(1)
 		return errNoAnswers
 	}
 	defer m.queries.end(id)
-	ctx, cancel := context.WithTimeout(tr.ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(tr.Context(), queryTimeout)
 	defer cancel()
 	text, err := m.cfg.Answer(ctx, id, q.Text)
 	if err != nil {

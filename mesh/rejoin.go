@@ -32,11 +32,11 @@ const (
 	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
-	// joinWait bounds how long a round waits for its tries. A stalled try continues for streamTimeout while others are
+	// joinWait bounds how long a round waits for its tries. A stalled try continues for filter.StreamTimeout while others are
 	// tried; at most maxTries run at a time.
 	joinWait, maxTries = 2 * time.Second, 4 * joinAtOnce
 	// pingAlone and pingRest bound the lost peers pinged in a round, while no peer is alive and otherwise. Those that
-	// answer are joined first, because trying one that is gone for good takes streamTimeout.
+	// answer are joined first, because trying one that is gone for good takes filter.StreamTimeout.
 	pingAlone, pingRest = 64, 8
 	// lookupTimeout bounds the resolution of one name, maxLookup the addresses used from it.
 	lookupTimeout = 3 * time.Second

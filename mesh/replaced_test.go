@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -94,8 +96,8 @@ func TestClusterReplacedFrames(t *testing.T) {
 				twins = append(twins, f)
 			}
 			for i, to := range c.addrs {
-				msg := append([]byte{mlUser}, wire.Pack(wire.KindPush, [][]byte{twins[i%2].Raw})[0]...)
-				if _, err := port.(*hubPort).WriteTo(sealed(t, c.secrets.GossipKey[:], 1, msg, nil), to.String()); err != nil {
+				msg := append([]byte{mlwire.User}, wire.Pack(wire.KindPush, [][]byte{twins[i%2].Raw})[0]...)
+				if _, err := port.(*hubPort).WriteTo(meshtest.Sealed(t, c.secrets.GossipKey[:], 1, msg, nil), to.String()); err != nil {
 					t.Fatal(err)
 				}
 			}

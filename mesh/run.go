@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/transport"
@@ -29,8 +32,6 @@ const (
 	maxAwareness = 2
 	// reclaimAfter is how long a node must have been dead before its id may come back at another address.
 	reclaimAfter = time.Second
-	// streamTimeout bounds the reading and writing of one stream.
-	streamTimeout = 10 * time.Second
 
 	// leaveTime bounds how long memberlist spreads our goodbye, which it gossips once in that time; leaveEach tells the
 	// rest.
@@ -129,14 +130,9 @@ func (m *Mesh) leave(here *membership) error {
 // leaveEach tells each of our peers what memberlist's Leave has told only some of them. The others might hear of our
 // new address before they hear of the leave, and could not take it yet.
 func (m *Mesh) leaveEach(peers []spread.Target) {
-	tr, name := m.tr.Load(), m.id.String()
-	packet, err := tr.guard.seal(mlDead, mlAccusation{Incarnation: m.ceiling.HeardMost(), Node: name, From: name})
-	if err != nil {
-		m.cfg.Logger.Debug("cannot tell that this node leaves", "error", err)
-		return
-	}
+	tr := m.tr.Load()
 	for _, t := range peers {
-		if _, err := tr.WriteToAddress(packet, t.Node.FullAddress()); err != nil {
+		if err := tr.SayLeft(m.ceiling.HeardMost(), t.Node.FullAddress()); err != nil {
 			m.cfg.Logger.Debug("cannot tell a member that this node leaves", "id", t.ID.String(), "error", err)
 		}
 	}
@@ -150,6 +146,10 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 	keyring, err := m.keys.Open()
 	if err != nil {
 		return nil, err
+	}
+	conf := filter.Config{
+		Identity: m.cfg.Identity, MeshID: m.cfg.Secrets.MeshID, Keys: keyring.GetKeys, Now: m.now, Members: m.peers, Count: &m.count.Count,
+		Ceiling: &m.ceiling, Raised: func() { wake(m.keys.say) }, Enrol: m.serveEnrol, Flooded: m.flooded, Unsent: m.lossSeen,
 	}
 	var inner memberlist.Transport
 	if m.cfg.NewTransport != nil {
@@ -167,24 +167,20 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 		m.place.port = s.Port()
 		advertise = netip.AddrPortFrom(advertise.Addr(), cmp.Or(advertise.Port(), s.Port()))
 		inner = s
+		conf.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		}
 	}
-	g := newGuard(keyring.GetKeys, m.now, &m.count, m.flooded)
-	g.isMember, g.knows = m.peers.isSource, m.peers.isAt
-	g.ceilingOf, g.heard = m.ceilingOf, m.heardOfSelf
-	g.leaving = func(id frame.ID) bool { return m.peers.leaving(m.now(), id) }
-	p := &prover{id: m.cfg.Identity, meshID: m.cfg.Secrets.MeshID, peers: m.peers}
-	g.proven, g.acked, g.answers = p.check, p.acked, m.peers.answersAt
-	tr := startTransport(inner, g, p, m.serveEnrol)
-	tr.unsent, tr.detour = m.lossSeen, m.peers.detour
+	tr := filter.New(inner, conf)
 	m.tr.Store(tr)
-	conf := m.memberlistConfig(tr, keyring, advertise, log)
-	conf.Events = events
-	if ip, port, addrErr := tr.FinalAdvertiseAddr(conf.AdvertiseAddr, conf.AdvertisePort); addrErr == nil {
+	lists := m.memberlistConfig(tr, keyring, advertise, log)
+	lists.Events = events
+	if ip, port, addrErr := tr.FinalAdvertiseAddr(lists.AdvertiseAddr, lists.AdvertisePort); addrErr == nil {
 		addr := nodeAddr(&memberlist.Node{Addr: ip, Port: uint16(port)})
 		m.place.word = m.cfg.Identity.SignText(meta.PlaceText(m.cfg.Secrets.MeshID, addr))
 		m.lookForOther(addr)
 	}
-	ml, err := memberlist.Create(conf)
+	ml, err := memberlist.Create(lists)
 	if err == nil {
 		addr := nodeAddr(ml.LocalNode())
 		m.addr.Store(&addr)
@@ -211,21 +207,6 @@ func (m *Mesh) suspected(id frame.ID) {
 	}
 }
 
-// ceilingOf returns the highest incarnation that news of a node may have, and whether the node is this one.
-func (m *Mesh) ceilingOf(id frame.ID) (most uint32, self bool) {
-	if id == m.id {
-		return m.ceiling.Now(), true
-	}
-	return m.peers.ceilingOf(id), false
-}
-
-// heardOfSelf records that memberlist will see news of this node. It must not block.
-func (m *Mesh) heardOfSelf(incarnation uint32) {
-	if m.ceiling.Heard(incarnation) {
-		wake(m.keys.say)
-	}
-}
-
 // flooded reports an address that sends more than any member does. forged says that a member is there but did not send
 // this.
 func (m *Mesh) flooded(from netip.Addr, forged bool) {
@@ -233,7 +214,7 @@ func (m *Mesh) flooded(from netip.Addr, forged bool) {
 	case forged:
 		m.warn(ProblemForged, "packets", "packets come as if from "+at+" that the member there did not send: somebody with the mesh's key forges addresses",
 			"filter them in the network; "+shutOut)
-	case !m.peers.isSource(from):
+	case len(m.peers.At(from)) == 0:
 		m.warn(ProblemFlood, "elsewhere", "more than any member sends comes from where no member has answered, lately from "+at+" (which may be forged): "+
 			"what is beyond the share of such addresses is dropped", shutOut)
 	default:
@@ -255,15 +236,15 @@ func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Key
 		c.AdvertiseAddr, c.AdvertisePort = advertise.Addr().String(), int(advertise.Port())
 	}
 	c.EnableCompression = false
-	c.ProtocolVersion = mlVersions[2]
-	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = mlVersions[3], mlVersions[4], mlVersions[5]
+	c.ProtocolVersion = mlwire.Versions[2]
+	c.DelegateProtocolMin, c.DelegateProtocolMax, c.DelegateProtocolVersion = mlwire.Versions[3], mlwire.Versions[4], mlwire.Versions[5]
 	c.ProbeInterval = replica.ProbeInterval
-	c.IndirectChecks = 0 // see guard_ping.go
+	c.IndirectChecks = 0 // see ping.go of package filter
 	c.GossipInterval = gossipInterval
 	c.PushPullInterval = pushPullInterval
 	c.AwarenessMaxMultiplier = maxAwareness
 	c.DeadNodeReclaimTime = reclaimAfter
-	c.TCPTimeout = streamTimeout
+	c.TCPTimeout = filter.StreamTimeout
 	c.Delegate, c.Alive, c.Conflict, c.Ping = d, d, d, d
 	return c
 }

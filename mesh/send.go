@@ -40,7 +40,7 @@ func (m *Mesh) sendStream(out spread.Message) bool {
 		err = ml.SendBestEffort(n, msg)
 	}
 	if err != nil {
-		m.count.sendErrors.Add(1)
+		m.count.SendErrors.Add(1)
 	}
 	return err == nil
 }

@@ -106,7 +106,7 @@ func mostSee(said []sighted) (most sighted) {
 func (m *Mesh) sightLoop(ctx context.Context) {
 	tick := time.NewTicker(sightEvery)
 	defer tick.Stop()
-	packets, since := m.count.packets.Load(), m.now()
+	packets, since := m.count.Packets.Load(), m.now()
 	told := false // of a fault
 	for good, turn := 0, 0; ; {
 		select {
@@ -114,7 +114,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if n := m.count.packets.Load(); n != packets {
+		if n := m.count.Packets.Load(); n != packets {
 			packets, since = n, m.now()
 		}
 		ids := m.aliveIDs()

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
@@ -27,11 +28,11 @@ var refusedNames = [refusedReasons]string{"format", "signature", "mesh", "trust"
 
 // counters holds what Stats reports.
 type counters struct {
-	published, received, delivered, duplicates                       atomic.Uint64
-	waited, dropped, sendErrors, syncs, synced, syncFrames, problems atomic.Uint64
-	notices, noticesRefused                                          atomic.Uint64
-	strangers, limited, packets                                      atomic.Uint64
-	refused                                                          [refusedReasons]atomic.Uint64
+	filter.Count
+	published, received, delivered, duplicates           atomic.Uint64
+	waited, dropped, syncs, synced, syncFrames, problems atomic.Uint64
+	notices, noticesRefused                              atomic.Uint64
+	refused                                              [refusedReasons]atomic.Uint64
 }
 
 func (c *counters) verdicts(v [replica.VerdictKinds]uint64) {
@@ -66,7 +67,7 @@ func (m *Mesh) Stats() Stats {
 		Duplicates:   c.duplicates.Load(),
 		Refused:      make(map[string]uint64, refusedReasons),
 		Dropped:      m.dropped(),
-		SendErrors:   c.sendErrors.Load() + m.pusher.Count.Failed.Load(),
+		SendErrors:   c.SendErrors.Load() + m.pusher.Count.Failed.Load(),
 		Syncs:        c.syncs.Load(),
 		Synced:       c.synced.Load(),
 		SyncFrames:   c.syncFrames.Load(),
@@ -74,15 +75,16 @@ func (m *Mesh) Stats() Stats {
 
 		Notices:        c.notices.Load(),
 		NoticesRefused: c.noticesRefused.Load(),
-		Strangers:      c.strangers.Load(),
-		Limited:        c.limited.Load(),
+		Strangers:      c.Strangers.Load(),
+		Limited:        c.Limited.Load(),
 	}
 	if tr := m.tr.Load(); tr != nil {
-		s.Slowed = tr.guard.slowedNow()
+		s.Slowed = tr.Slowed()
 	}
 	for i, name := range refusedNames {
 		s.Refused[name] = c.refused[i].Load()
 	}
+	s.Refused["format"] += c.Refused.Load()
 	return s
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/filter"
 )
 
 // A send to a member that accepts the stream and never reads it comes to an end.
@@ -20,7 +22,10 @@ func TestStreamsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := startTransport(inner, newGuard(func() [][]byte { return nil }, time.Now, &counters{}, nil), nil, nil)
+		tr := filter.New(inner, filter.Config{
+			Identity: signers[0], Keys: func() [][]byte { return nil }, Now: time.Now, Count: &filter.Count{},
+			Members: newPeerTable(signers[0].ID(), nil, func(frame.ID) bool { return true }),
+		})
 		go func() { <-deaf.StreamCh() }()
 		conn, err := tr.DialAddressTimeout(memberlist.Address{Addr: there.String()}, time.Second)
 		if err != nil {
@@ -30,7 +35,7 @@ func TestStreamsEnd(t *testing.T) {
 		if n, err := conn.Write(make([]byte, 256<<10)); err == nil {
 			t.Errorf("%d bytes went to a node that reads none", n)
 		}
-		if took := time.Since(begun); took > streamTimeout {
+		if took := time.Since(begun); took > filter.StreamTimeout {
 			t.Errorf("ended after %v", took)
 		}
 		for _, f := range []func() error{conn.Close, tr.Shutdown, deaf.Shutdown} {

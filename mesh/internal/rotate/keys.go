@@ -40,9 +40,18 @@ func (k *Keys) Open() (*memberlist.Keyring, error) {
 			others = append(others, keys[i].Key[:])
 		}
 	}
-	var err error
-	k.live, err = memberlist.NewKeyring(others, primary)
-	return k.live, err
+	live, err := memberlist.NewKeyring(others, primary)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.live = live
+	return live, err
+}
+
+// Opening returns how many keys open packets.
+func (k *Keys) Opening() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.live.GetKeys())
 }
 
 // All returns the keys, the newest first, and the version of the one that this node encrypts with.

@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"crypto/aes"
@@ -14,15 +14,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
-
-// memberlist trusts anyone who holds the gossip key. A member can make it panic (with an empty or wrongly padded
-// message) or allocate a hundred megabytes with a message of a few bytes, and can make this node verify frames without
-// end. The guard checks every packet and stream before memberlist does, and limits each source's rate. Source:
-// memberlist v0.7.0, net.go, security.go.
 
 const (
 	// sourceRate is the work that one address may cause, in units a second, and sourceBurst at once: 500 and 250
@@ -41,12 +36,12 @@ const (
 	// sourceStreamRate is what one address may send by streams, in bytes a second, and sourceStreamBurst at once; a
 	// faster sender is read more slowly. A million imported bans are 4 MB.
 	sourceStreamRate, sourceStreamBurst = 8 << 20, 8 << 20
-	// maxStreamMessage bounds a message by stream, in bytes: the largest is a membership exchange.
-	maxStreamMessage = 4<<20 + 4096
+	// MaxStreamMessage bounds a message by stream, in bytes: the largest is a membership exchange.
+	MaxStreamMessage = 4<<20 + 4096
 	// maxStreamBytes bounds the messages by stream that are being read or handled, in bytes, and sourceBytes those of
 	// one address. memberlist copies each about five times. Strangers have separate slots and memory: see
-	// guard_slots.go.
-	maxStreamBytes, sourceBytes = 12 << 20, maxStreamMessage + 1<<20
+	// slots.go.
+	maxStreamBytes, sourceBytes = 12 << 20, MaxStreamMessage + 1<<20
 	// maxStreamsOpen bounds the open streams of all addresses, sourceStreams those of one.
 	maxStreamsOpen, sourceStreams = 512, 32
 	// streamsRate is how many streams a known address may open, in a second and at once: each takes a goroutine and 0.1
@@ -58,15 +53,13 @@ const (
 	streamStep = 64 << 10
 	// streamPause is how long a stream from a sender that is too fast waits before it is read again.
 	streamPause = 20 * time.Millisecond
+	// noticesRate is how many notices and reports of UDP paths one address may send in a second, and noticesBurst at
+	// once, whoever they claim to be from: each signature takes 60 us. A member sends fewer; several may share an
+	// address.
+	noticesRate, noticesBurst = 32, 64
 	// maxSources bounds the addresses with an account of their own; all others share one.
 	maxSources = 4096
 
-	// The bytes with which memberlist marks the kind of a message.
-	mlPing, mlAck, mlSuspect, mlAlive, mlDead, mlPushPull, mlCompound, mlUser, mlEncrypt, mlNack, mlCRC, mlErr = 0, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13
-
-	nonceLen, tagLen = 12, 16
-	// sealOverhead is what encryption adds: version, nonce, tag.
-	sealOverhead = 1 + nonceLen + tagLen
 	// leastNode is the smallest size of a member in a membership exchange, in bytes.
 	leastNode = 40
 )
@@ -82,22 +75,22 @@ var (
 type guard struct {
 	keys  func() [][]byte
 	now   func() time.Time
-	count *counters
+	count *Count
 	// flooded is called with an address that sends accuseFactor times its limit. forged says that a member is at that
 	// address but did not send this. flooded must not block.
 	flooded   func(from netip.Addr, forged bool)
-	packets   buckets[netip.Addr]
-	elsewhere buckets[struct{}] // see elsewhereRate
-	strays    buckets[struct{}] // see strayPings
-	notices   buckets[netip.Addr]
-	news      buckets[netip.Addr] // new or changed members
-	origins   buckets[sourceOrigin]
+	packets   Buckets[netip.Addr]
+	elsewhere Buckets[struct{}] // see elsewhereRate
+	strays    Buckets[struct{}] // see strayPings
+	notices   Buckets[netip.Addr]
+	news      Buckets[netip.Addr] // new or changed members
+	origins   Buckets[sourceOrigin]
 	// packetFlood and originFlood run out when an address is to be reported.
-	packetFlood buckets[netip.Addr]
-	originFlood buckets[sourceOrigin]
+	packetFlood Buckets[netip.Addr]
+	originFlood Buckets[sourceOrigin]
 	pauses      pauses
-	arrived     buckets[netip.Addr] // bytes of streams
-	opened      buckets[netip.Addr] // streams, except strangers'
+	arrived     Buckets[netip.Addr] // bytes of streams
+	opened      Buckets[netip.Addr] // streams, except strangers'
 
 	aeads   sync.Map // key, as text -> cipher.AEAD
 	scratch []byte   // for the goroutine that checks packets
@@ -157,28 +150,28 @@ type streamUse struct {
 	bytes   int64
 }
 
-func newGuard(keys func() [][]byte, now func() time.Time, count *counters, flooded func(netip.Addr, bool)) *guard {
+func newGuard(keys func() [][]byte, now func() time.Time, count *Count, flooded func(netip.Addr, bool)) *guard {
 	g := &guard{
 		keys: keys, now: now, count: count, flooded: flooded,
-		packets: newBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: newBuckets[struct{}](elsewhereRate, elsewhereRate),
-		strays:  newBuckets[struct{}](strayPings, strayPings),
-		notices: newBuckets[netip.Addr](noticesRate, noticesBurst),
-		news:    newBuckets[netip.Addr](newsRate, newsBurst), origins: newBuckets[sourceOrigin](originRate, originBurst),
-		packetFlood: newBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
-		originFlood: newBuckets[sourceOrigin](accuseFactor*originRate, accuseFactor*originBurst),
-		arrived:     newBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: newBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
+		packets: NewBuckets[netip.Addr](sourceRate, sourceBurst), elsewhere: NewBuckets[struct{}](elsewhereRate, elsewhereRate),
+		strays:  NewBuckets[struct{}](strayPings, strayPings),
+		notices: NewBuckets[netip.Addr](noticesRate, noticesBurst),
+		news:    NewBuckets[netip.Addr](newsRate, newsBurst), origins: NewBuckets[sourceOrigin](originRate, originBurst),
+		packetFlood: NewBuckets[netip.Addr](accuseFactor*sourceRate, accuseFactor*sourceBurst),
+		originFlood: NewBuckets[sourceOrigin](accuseFactor*originRate, accuseFactor*originBurst),
+		arrived:     NewBuckets[netip.Addr](sourceStreamRate, sourceStreamBurst), opened: NewBuckets[netip.Addr](streamsRate, streamsRate), streams: make(map[netip.Addr]*streamUse),
 		slowed: make(map[frame.ID]time.Time), keyHolders: make(map[netip.Addr]time.Time), nets: make(map[netip.Prefix]int),
 	}
 	// A holder of the mesh's key can open streams from more addresses than there are accounts.
-	for _, b := range []*buckets[netip.Addr]{&g.packets, &g.notices, &g.news, &g.packetFlood, &g.arrived, &g.opened} {
+	for _, b := range []*Buckets[netip.Addr]{&g.packets, &g.notices, &g.news, &g.packetFlood, &g.arrived, &g.opened} {
 		b.reserved = func(a netip.Addr) bool { return a == anywhere || a == unproven || g.isMember != nil && g.isMember(a) }
 	}
 	return g
 }
 
-// sourceOf returns the address that is charged: an IPv6 host's whole /64, except for a member at the address where it
+// SourceOf returns the address that is charged: an IPv6 host's whole /64, except for a member at the address where it
 // has answered, which shares its account with nobody in the /64.
-func sourceOf(a net.Addr, isMember func(netip.Addr) bool) netip.Addr {
+func SourceOf(a net.Addr, isMember func(netip.Addr) bool) netip.Addr {
 	var addr netip.Addr
 	switch a := a.(type) {
 	case *net.UDPAddr:
@@ -223,16 +216,16 @@ func (g *guard) aead(key []byte) (cipher.AEAD, error) {
 // cannot believe them: see doubt and checkAck. Only one goroutine calls it.
 func (g *guard) packet(b []byte, from netip.Addr) bool {
 	if len(b) > maxDatagram {
-		g.count.refused[refusedFormat].Add(1)
+		g.count.Refused.Add(1)
 		return false
 	}
 	plain, a, ok := g.decrypt(b)
 	if !ok {
-		g.count.strangers.Add(1)
+		g.count.Strangers.Add(1)
 		return false
 	}
 	g.frames, g.noticed, g.milder = g.frames[:0], 0, false
-	g.source, g.sender, g.nonce, g.text = from, frame.ID{}, b[1:1+nonceLen], plain
+	g.source, g.sender, g.nonce, g.text = from, frame.ID{}, b[1:1+mlwire.NonceLen], plain
 	verifies := from // the account for what makes this node verify signatures
 	switch {
 	case g.isElsewhere(from):
@@ -244,7 +237,7 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 	}
 	cost, ok := g.packetCost(plain, verifies, true, &g.frames)
 	if !ok {
-		g.count.refused[refusedFormat].Add(1)
+		g.count.Refused.Add(1)
 		return false
 	}
 	now := g.now()
@@ -252,23 +245,23 @@ func (g *guard) packet(b []byte, from netip.Addr) bool {
 		return false
 	}
 	if g.milder {
-		reseal(a, b[:1+nonceLen], plain, nil)
+		reseal(a, b[:1+mlwire.NonceLen], plain, nil)
 	}
 	return true
 }
 
 // seal encodes one of memberlist's messages and encrypts it as a packet.
 func (g *guard) seal(kind byte, message any) ([]byte, error) {
-	var body []byte
-	if err := codec.NewEncoderBytes(&body, &codec.MsgpackHandle{}).Encode(message); err != nil {
+	body, err := mlwire.Encode(message)
+	if err != nil {
 		return nil, err
 	}
 	a, err := g.aead(g.keys()[0])
 	if err != nil {
 		return nil, err
 	}
-	head := append(make([]byte, 0, sealOverhead+1+len(body)), 1)
-	head = head[:1+nonceLen]
+	head := append(make([]byte, 0, mlwire.Overhead+1+len(body)), 1)
+	head = head[:1+mlwire.NonceLen]
 	if _, err := rand.Read(head[1:]); err != nil {
 		return nil, err
 	}
@@ -278,13 +271,13 @@ func (g *guard) seal(kind byte, message any) ([]byte, error) {
 // reseal encrypts the changed message after head, which ends with the nonce. Reusing the nonce is harmless: the result
 // stays in this process.
 func reseal(a cipher.AEAD, head, plain, data []byte) []byte {
-	return a.Seal(head, head[len(head)-nonceLen:], plain, data)
+	return a.Seal(head, head[len(head)-mlwire.NonceLen:], plain, data)
 }
 
 // allowNotices reports whether a source may send n more notices, whose signatures get verified.
 func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
-	if n > 0 && !g.notices.take(now, from, n) {
-		g.count.limited.Add(1)
+	if n > 0 && !g.notices.Take(now, from, n) {
+		g.count.Limited.Add(1)
 		return false
 	}
 	return true
@@ -294,7 +287,7 @@ func (g *guard) allowNotices(now time.Time, from netip.Addr, n int) bool {
 func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) bool {
 	frames, source := g.pauses.catchingUp(now)
 	spend := func(flood bool) bool {
-		g.count.limited.Add(1)
+		g.count.Limited.Add(1)
 		switch {
 		case !flood || frames != nil: // a node that was suspended accuses nobody
 		case from == unproven || from == anywhere:
@@ -304,22 +297,22 @@ func (g *guard) allow(now time.Time, from netip.Addr, cost int, raws [][]byte) b
 		}
 		return false
 	}
-	flood, n := !g.packetFlood.take(now, from, cost), cost/frameCost
+	flood, n := !g.packetFlood.Take(now, from, cost), cost/frameCost
 	other := n > 0 && from == anywhere // bounded by elsewhere alone, so that newcomers' pings pass meanwhile
-	if !other && !g.packets.take(now, from, cost) && (source == nil || !source.take(now, from, cost)) {
+	if !other && !g.packets.Take(now, from, cost) && (source == nil || !source.Take(now, from, cost)) {
 		return spend(flood)
 	}
-	if n > 0 && g.isElsewhere(from) && !g.elsewhere.take(now, struct{}{}, n) {
+	if n > 0 && g.isElsewhere(from) && !g.elsewhere.Take(now, struct{}{}, n) {
 		return spend(flood && other)
 	}
 	for _, raw := range raws {
 		v, cost := sourceOriginOf(from, raw)
-		flood := !g.originFlood.take(now, v, cost)
+		flood := !g.originFlood.Take(now, v, cost)
 		slowed := g.isSlowed(now, v.origin)
 		if slowed {
 			cost *= slowFactor
 		}
-		if !g.origins.take(now, v, cost) && (slowed || frames == nil || !frames.take(now, v, cost)) {
+		if !g.origins.Take(now, v, cost) && (slowed || frames == nil || !frames.Take(now, v, cost)) {
 			return spend(flood)
 		}
 	}
@@ -380,7 +373,7 @@ func (g *guard) isSlowed(now time.Time, origin frame.ID) bool {
 
 // decrypt opens a packet, and returns the text and the cipher that opened it. The text is valid until the next call.
 func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
-	if len(b) <= sealOverhead || b[0] != 1 { // version 0 pads, and memberlist does not check how
+	if len(b) <= mlwire.Overhead || b[0] != 1 { // version 0 pads, and memberlist does not check how
 		return nil, nil, false
 	}
 	for _, key := range g.keys() {
@@ -388,7 +381,7 @@ func (g *guard) decrypt(b []byte) ([]byte, cipher.AEAD, bool) {
 		if err != nil {
 			continue
 		}
-		plain, err := a.Open(g.scratch[:0], b[1:1+nonceLen], b[1+nonceLen:], nil)
+		plain, err := a.Open(g.scratch[:0], b[1:1+mlwire.NonceLen], b[1+mlwire.NonceLen:], nil)
 		if err == nil {
 			g.scratch = plain
 			return plain, a, true
@@ -404,7 +397,7 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 		return 0, false
 	}
 	switch kind, rest := b[0], b[1:]; kind {
-	case mlCRC:
+	case mlwire.CRC:
 		if !outer || len(rest) < 5 {
 			return 0, false
 		}
@@ -413,7 +406,7 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 			binary.BigEndian.PutUint32(rest, crc32.ChecksumIEEE(rest[4:]))
 		}
 		return cost, ok
-	case mlCompound:
+	case mlwire.Compound:
 		if !outer || len(rest) == 0 {
 			return 0, false
 		}
@@ -436,23 +429,23 @@ func (g *guard) packetCost(b []byte, from netip.Addr, outer bool, frames *[][]by
 			bodies = bodies[size:]
 		}
 		return cost, true
-	case mlUser:
+	case mlwire.User:
 		g.noticed += notices(rest)
 		return userCost(rest, frames), true
-	case mlPing:
+	case mlwire.Ping:
 		return 1, g.checkPing(rest, from) == nil
-	case mlAck:
+	case mlwire.Ack:
 		genuine, err := g.checkAck(rest)
 		if !genuine && err == nil {
-			b[0], g.milder = mlNack, true // memberlist ignores it: it asks no node to ping for another
+			b[0], g.milder = mlwire.Nack, true // memberlist ignores it: it asks no node to ping for another
 		}
 		return 1, err == nil
-	case mlAlive:
+	case mlwire.Alive:
 		return 1, g.checkAlive(rest, from) == nil
-	case mlSuspect, mlDead:
+	case mlwire.Suspect, mlwire.Dead:
 		a, err := g.checkAccusation(rest)
-		if kind == mlDead && err == nil && g.doubt(a) {
-			b[0], g.milder = mlSuspect, true // the same fields follow
+		if kind == mlwire.Dead && err == nil && g.doubt(a) {
+			b[0], g.milder = mlwire.Suspect, true // the same fields follow
 		}
 		return 1, err == nil
 	}

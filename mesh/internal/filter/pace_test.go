@@ -1,13 +1,17 @@
-package mesh
+package filter
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -20,7 +24,7 @@ type paced struct {
 }
 
 func newPaced(t *testing.T, size int) *paced {
-	p := &paced{now: simStart, packet: sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(1, size)), nil)}
+	p := &paced{now: meshtest.Start, packet: meshtest.Sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, meshtest.RawOf(1, size)), nil)}
 	p.guard, _ = testGuard(func(netip.Addr) { p.told++ })
 	p.guard.now = func() time.Time { return p.now }
 	return p
@@ -45,7 +49,7 @@ func (p *paced) say(n int) (passed int) {
 }
 
 func (p *paced) origin() frame.ID {
-	return frame.IDOf(rawOf(1, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+	return frame.IDOf(meshtest.RawOf(1, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 }
 
 // An agent does not know that a peer has slowed it, and says no more than before: the excess is dropped, and nobody is told
@@ -160,5 +164,36 @@ func TestPausesGiveNoMoreThanTheirTime(t *testing.T) {
 	}
 	if most := (originBurst + 2*sleeps*originRate) / smallCost; passed > most {
 		t.Errorf("%d passed in %d seconds, want at most %d", passed, sleeps, most)
+	}
+}
+
+// A sender of badly signed notices in a member's name spends its own address's budget, even by streams and with several in
+// a packet, and the member is still heard from its own address.
+func TestForgedNoticesStarveNobody(t *testing.T) {
+	g, _ := testGuard(func(netip.Addr) {})
+	forged := append([]byte{mlwire.User, wire.KindNotice}, make([]byte, 200)...)
+	two := []byte{mlwire.Compound, 2, byte(len(forged) >> 8), byte(len(forged)), byte(len(forged) >> 8), byte(len(forged))}
+	two = append(append(two, forged...), forged...)
+	attacker, member := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	passed := 0
+	for range noticesBurst {
+		if g.packet(meshtest.Sealed(t, guardKey, 1, two, nil), attacker) {
+			passed += 2
+		}
+	}
+	if passed != noticesBurst {
+		t.Errorf("%d forged notices passed, want %d", passed, noticesBurst)
+	}
+	body := append(meshtest.OfMemberlist(t, mlwire.User, mlwire.UserHead{UserMsgLen: len(forged) - 1}), forged[1:]...)
+	head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, uint32(mlwire.Overhead+len(body)))
+	stream := append(head, meshtest.Sealed(t, guardKey, 1, body, head)...)
+	if _, err := g.stream(stream, attacker); !errors.Is(err, errStreamBudget) {
+		t.Errorf("one more by a stream: %v", err)
+	}
+	if _, err := g.stream(stream, member); err != nil {
+		t.Errorf("a member's by a stream: %v", err)
+	}
+	if !g.packet(meshtest.Sealed(t, guardKey, 1, forged, nil), member) {
+		t.Error("the member is not heard")
 	}
 }

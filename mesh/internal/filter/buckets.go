@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"maps"
@@ -12,9 +12,9 @@ import (
 // keys.
 const pruneEvery = 100 * time.Millisecond
 
-// buckets limits the rate of each key. At most maxSources keys have their own limiter, and those that reserved reports;
+// Buckets limits the rate of each key. At most maxSources keys have their own limiter, and those that reserved reports;
 // further keys share one.
-type buckets[K comparable] struct {
+type Buckets[K comparable] struct {
 	fresh    func() *rate.Limiter
 	reserved func(K) bool // nil: reports false. It must report true for few keys, and not block
 
@@ -24,14 +24,14 @@ type buckets[K comparable] struct {
 	pruned time.Time
 }
 
-// newBuckets allows each key perSecond units, and burst at once.
-func newBuckets[K comparable](perSecond rate.Limit, burst int) buckets[K] {
+// NewBuckets allows each key perSecond units, and burst at once.
+func NewBuckets[K comparable](perSecond rate.Limit, burst int) Buckets[K] {
 	fresh := func() *rate.Limiter { return rate.NewLimiter(perSecond, burst) }
-	return buckets[K]{fresh: fresh, of: make(map[K]*rate.Limiter), others: fresh()}
+	return Buckets[K]{fresh: fresh, of: make(map[K]*rate.Limiter), others: fresh()}
 }
 
-// take spends cost units of who's and reports whether enough were left. A negative cost gives units back.
-func (b *buckets[K]) take(now time.Time, who K, cost int) bool {
+// Take spends cost units of who's and reports whether enough were left. A negative cost gives units back.
+func (b *Buckets[K]) Take(now time.Time, who K, cost int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u := b.of[who]

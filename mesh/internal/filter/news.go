@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"fmt"
@@ -7,66 +7,30 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // News of members is checked before memberlist takes it: one member that memberlist rejects, in any node's table, makes
 // every membership exchange with that node fail.
 
-// mlVersions are the protocol versions that a member speaks: minimum, maximum and current of memberlist's protocol, and
-// the same of ours inside it, which is not used. memberlist exchanges membership with a node only if all members that
-// both know understand one another's versions. Source: memberlist v0.7.0, net.go (ProtocolVersionMin,
-// ProtocolVersionMax, ProtocolVersion2Compatible) and memberlist.go (verifyProtocol).
-var mlVersions = [...]byte{1, 5, 2, 0, 0, 0}
-
-// The states of a member. Source: memberlist v0.7.0, state.go.
-const mlStateAlive, mlStateDead, mlStateLeft = 0, 2, 3
-
-// mlAliveMessage is memberlist's news of a member that is alive. Source: memberlist v0.7.0, net.go (alive).
-type mlAliveMessage struct {
-	Incarnation uint32
-	Node        string
-	Addr        []byte
-	Port        uint16
-	Meta        []byte
-	Vsn         []byte
-}
-
-// mlNodeState is a member in a membership exchange. Source: memberlist v0.7.0, net.go (pushNodeState).
-type mlNodeState struct {
-	Name        string
-	Addr        []byte
-	Port        uint16
-	Meta        []byte
-	Incarnation uint32
-	State       int
-	Vsn         []byte
-}
-
-// mlAccusation is memberlist's news of a member that is suspect, dead or has left. Source: memberlist v0.7.0, net.go
-// (suspect, dead).
-type mlAccusation struct {
-	Incarnation uint32
-	Node        string
-	From        string
-}
-
 // newsRate is how many new or changed members one address may report in a second, and newsBurst at once: a whole mesh.
 // Verifying the signatures of each takes up to 0.2 ms, partly under memberlist's lock.
-const newsRate, newsBurst = 200, MaxMembers
+const newsRate, newsBurst = 200, wire.MaxMembers
 
 // checkAlive returns what is wrong with a packet's news that a member is alive.
 func (g *guard) checkAlive(b []byte, from netip.Addr) error {
-	var a mlAliveMessage
-	if err := mlDecode(b, &a); err != nil {
+	var a mlwire.AliveMessage
+	if err := decode(b, &a); err != nil {
 		return err
 	}
-	return g.checkMember(mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, mlStateAlive, a.Vsn}, from)
+	return g.checkMember(a.State(mlwire.StateAlive), from)
 }
 
 // checkAccusation decodes a packet's news that a member is suspect or dead, and returns what is wrong with it.
 // memberlist ignores accusations of members that it does not know.
-func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
-	if err := mlDecode(b, &a); err != nil {
+func (g *guard) checkAccusation(b []byte) (a mlwire.Accusation, err error) {
+	if err := decode(b, &a); err != nil {
 		return a, err
 	}
 	id, err := frame.ParseID(a.Node)
@@ -87,7 +51,7 @@ func (g *guard) checkAccusation(b []byte) (a mlAccusation, err error) {
 // such news, and memberlist would believe it at once. A suspect has time to refute it; if it does not, each node
 // declares it dead by itself. News that a member leaves is believed if it comes in the member's name and the member has
 // signed a goodbye.
-func (g *guard) doubt(a mlAccusation) bool {
+func (g *guard) doubt(a mlwire.Accusation) bool {
 	return a.From != a.Node || !g.leaves(a.Node)
 }
 
@@ -106,12 +70,12 @@ func (g *guard) ceiling(id frame.ID) (most uint32, self bool) {
 // checkCeiling returns an error if news of a member has an incarnation above the member's ceiling. News that a member
 // is alive brings its own metadata, whose signature is verified before the news counts. For other states, and for this
 // node itself, memberlist keeps the metadata that it has, so a higher ceiling must be proven here.
-func (g *guard) checkCeiling(id frame.ID, s mlNodeState, m meta.Data) error {
+func (g *guard) checkCeiling(id frame.ID, s mlwire.NodeState, m meta.Data) error {
 	most, self := g.ceiling(id)
 	above := s.Incarnation > most
 	switch {
-	case s.Incarnation > min(max(most, m.Ceiling), meta.MostCeiling), s.State == mlStateAlive && s.Incarnation > m.Ceiling,
-		above && (self || s.State != mlStateAlive) && !m.Proven():
+	case s.Incarnation > min(max(most, m.Ceiling), meta.MostCeiling), s.State == mlwire.StateAlive && s.Incarnation > m.Ceiling,
+		above && (self || s.State != mlwire.StateAlive) && !m.Proven():
 		return fmt.Errorf("%w: incarnation %d is above the member's ceiling", errStreamKind, s.Incarnation)
 	case self:
 		g.heard(s.Incarnation)
@@ -120,10 +84,10 @@ func (g *guard) checkCeiling(id frame.ID, s mlNodeState, m meta.Data) error {
 }
 
 // checkMember returns why no member can be like s, or why from may not report it now.
-func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
+func (g *guard) checkMember(s mlwire.NodeState, from netip.Addr) error {
 	name, addr, port, about, versions := s.Name, s.Addr, s.Port, s.Meta, s.Vsn
-	if string(versions) != string(mlVersions[:]) {
-		return fmt.Errorf("%w: a member of versions %v, want %v", errStreamKind, versions, mlVersions)
+	if string(versions) != string(mlwire.Versions[:]) {
+		return fmt.Errorf("%w: a member of versions %v, want %v", errStreamKind, versions, mlwire.Versions)
 	}
 	a, ok := netip.AddrFromSlice(addr)
 	if !ok || a.IsUnspecified() || a.IsMulticast() || port == 0 {
@@ -134,8 +98,8 @@ func (g *guard) checkMember(s mlNodeState, from netip.Addr) error {
 		return fmt.Errorf("%w: %w", errStreamKind, err)
 	}
 	known := g.knows != nil && g.knows(id, netip.AddrPortFrom(a.Unmap(), port), about)
-	if !known && !g.news.take(g.now(), from, 1) {
-		g.count.limited.Add(1)
+	if !known && !g.news.Take(g.now(), from, 1) {
+		g.count.Limited.Add(1)
 		return errStreamBudget
 	}
 	return g.checkCeiling(id, s, m)
@@ -148,19 +112,19 @@ func (g *guard) checkMembership(dec *codec.Decoder, b []byte, n int, from netip.
 	kept := 0 // bytes of b that milder already covers
 	for range n {
 		at := 1 + dec.NumBytesRead()
-		var s mlNodeState
+		var s mlwire.NodeState
 		if err := dec.Decode(&s); err != nil {
 			return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 		}
 		if err := g.checkMember(s, from); err != nil {
 			return nil, err
 		}
-		if s.State != mlStateLeft || g.leaves(s.Name) {
+		if s.State != mlwire.StateLeft || g.leaves(s.Name) {
 			continue
 		}
-		s.State = mlStateDead
-		var text []byte
-		if err := codec.NewEncoderBytes(&text, &codec.MsgpackHandle{}).Encode(s); err != nil {
+		s.State = mlwire.StateDead
+		text, err := mlwire.Encode(s)
+		if err != nil {
 			return nil, err
 		}
 		milder = append(append(milder, b[kept:at]...), text...)

@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"crypto/aes"
@@ -7,12 +7,14 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -31,6 +33,8 @@ const (
 	maxAtAddress = 64
 	// keptPings is how many of the last pings are remembered: a node has at most pingAlone open.
 	keptPings = 1024
+	// prunePairs is how many pairs may be added before those of nodes that are no longer known are dropped.
+	prunePairs = 256
 )
 
 // unproven is the account of all packets that come from members' addresses without a member's proof. No packet has this
@@ -45,7 +49,7 @@ var anywhere = netip.IPv4Unspecified()
 type pair struct {
 	hash         cipher.AEAD // GMAC; mask encrypts its result, so its nonce may repeat
 	mask         cipher.Block
-	ours, theirs [nonceLen]byte // the nonces of hash for what this node sends, and for what the peer sends
+	ours, theirs [mlwire.NonceLen]byte // the nonces of hash for what this node sends, and for what the peer sends
 }
 
 func newPair(id pki.Identity, meshID [16]byte, peer ed25519.PublicKey) (*pair, error) {
@@ -54,7 +58,7 @@ func newPair(id pki.Identity, meshID [16]byte, peer ed25519.PublicKey) (*pair, e
 		return nil, err
 	}
 	low, high := id.ID(), frame.IDOf(peer)
-	p := &pair{ours: [nonceLen]byte(low[:]), theirs: [nonceLen]byte(high[:])}
+	p := &pair{ours: [mlwire.NonceLen]byte(low[:]), theirs: [mlwire.NonceLen]byte(high[:])}
 	if slices.Compare(low[:], high[:]) > 0 {
 		low, high = high, low
 	}
@@ -75,21 +79,27 @@ func newPair(id pki.Identity, meshID [16]byte, peer ed25519.PublicKey) (*pair, e
 }
 
 // proof returns the proof of a text by one of the two, in buf.
-func (p *pair) proof(buf []byte, by *[nonceLen]byte, text []byte) []byte {
+func (p *pair) proof(buf []byte, by *[mlwire.NonceLen]byte, text []byte) []byte {
 	sum := p.hash.Seal(buf[:0], by[:], nil, text)
 	p.mask.Encrypt(sum, sum)
-	return sum[:nonceLen]
+	return sum[:mlwire.NonceLen]
 }
 
 // prover proves the packets that this node sends, and checks those that it gets.
 type prover struct {
-	id     pki.Identity
-	meshID [16]byte
-	peers  *peerTable
-	buffer [tagLen]byte // for check and acked
+	id      pki.Identity
+	meshID  [16]byte
+	members Members
+	buffer  [mlwire.TagLen]byte // for check and acked
 
-	mu     sync.Mutex
-	pinged [keptPings]pinged // by number; memberlist counts its pings
+	mu      sync.Mutex
+	pinged  [keptPings]pinged // by number; memberlist counts its pings
+	pairs   map[frame.ID]*pair
+	pruneAt int // length of pairs at which those of nodes that are no longer known are dropped
+}
+
+func newProver(id pki.Identity, meshID [16]byte, members Members) *prover {
+	return &prover{id: id, meshID: meshID, members: members, pairs: make(map[frame.ID]*pair)}
 }
 
 // pinged is a ping that this node has sent.
@@ -100,7 +110,7 @@ type pinged struct {
 
 // packetBuffer has room for a packet that is being sent, and its parts.
 type packetBuffer struct {
-	proof       [tagLen]byte
+	proof       [mlwire.TagLen]byte
 	text, whole [maxDatagram]byte
 }
 
@@ -108,18 +118,34 @@ var packetBuffers = sync.Pool{New: func() any { return new(packetBuffer) }}
 
 // pair returns the keys shared with a peer, or nil if the peer's key is unknown.
 func (d *prover) pair(id frame.ID) *pair {
-	p, key := d.peers.pairOf(id)
-	if p == nil && key != nil {
+	key := d.members.Key(id)
+	if key == nil {
+		return nil
+	}
+	d.mu.Lock()
+	p := d.pairs[id]
+	d.mu.Unlock()
+	if p == nil {
 		var err error
 		if p, err = newPair(d.id, d.meshID, key); err != nil {
 			p = &pair{} // the key is no good: do not try again
 		}
-		d.peers.update(id, func(of *peer) { of.pair = p })
+		d.keep(id, p)
 	}
-	if p == nil || p.hash == nil {
+	if p.hash == nil {
 		return nil
 	}
 	return p
+}
+
+func (d *prover) keep(id frame.ID, p *pair) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.pairs) >= d.pruneAt {
+		maps.DeleteFunc(d.pairs, func(id frame.ID, _ *pair) bool { return d.members.Key(id) == nil })
+		d.pruneAt = len(d.pairs) + prunePairs
+	}
+	d.pairs[id] = p
 }
 
 // prove returns one of memberlist's packets with its proof, in buf, or the packet itself if the receiver's key is
@@ -127,14 +153,14 @@ func (d *prover) pair(id frame.ID) *pair {
 // to the peer.
 func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist.Address) []byte {
 	id, err := frame.ParseID(to.Name)
-	if err != nil || len(packet) <= sealOverhead || len(packet) > maxDatagram {
+	if err != nil || len(packet) <= mlwire.Overhead || len(packet) > maxDatagram {
 		return packet
 	}
 	a, err := g.aead(g.keys()[0])
 	if err != nil {
 		return packet
 	}
-	text, err := a.Open(buf.text[:0], packet[1:1+nonceLen], packet[1+nonceLen:], nil)
+	text, err := a.Open(buf.text[:0], packet[1:1+mlwire.NonceLen], packet[1+mlwire.NonceLen:], nil)
 	if err != nil {
 		return packet // the key has just been changed
 	}
@@ -142,7 +168,7 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 		d.pings(seq, id)
 	}
 	p := d.pair(id)
-	if addr, err := netip.ParseAddrPort(to.Addr); p == nil || err != nil || !d.peers.states(id, addr) {
+	if addr, err := netip.ParseAddrPort(to.Addr); p == nil || err != nil || !d.members.States(id, addr) {
 		return packet
 	}
 	b := append(buf.whole[:0], packet[0])
@@ -153,7 +179,7 @@ func (d *prover) prove(buf *packetBuffer, g *guard, packet []byte, to memberlist
 // check returns which member at the address from sent text; nonce, which encrypts text, is the proof. ok is false if
 // none did. Only one goroutine calls it.
 func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok bool) {
-	for i, id := range d.peers.membersAt(from) {
+	for i, id := range d.members.At(from) {
 		if i == maxAtAddress {
 			break
 		}
@@ -167,17 +193,17 @@ func (d *prover) check(from netip.Addr, nonce, text []byte) (by frame.ID, ok boo
 
 // pingIn returns the number of the ping with which a packet begins, if it does.
 func pingIn(b []byte) (seq uint32, ok bool) {
-	if len(b) > 5 && b[0] == mlCRC {
+	if len(b) > 5 && b[0] == mlwire.CRC {
 		b = b[5:]
 	}
-	if len(b) > 1 && b[0] == mlCompound {
+	if len(b) > 1 && b[0] == mlwire.Compound {
 		b = b[min(2+2*int(b[1]), len(b)):]
 	}
-	if len(b) == 0 || b[0] != mlPing {
+	if len(b) == 0 || b[0] != mlwire.Ping {
 		return 0, false
 	}
-	var p struct{ SeqNo uint32 }
-	return p.SeqNo, mlDecode(b[1:], &p) == nil
+	var p mlwire.AckMessage
+	return p.SeqNo, decode(b[1:], &p) == nil
 }
 
 // pings records a ping that this node sends to a node.
@@ -199,35 +225,4 @@ func (d *prover) acked(seq uint32, nonce, text []byte) bool {
 	}
 	p := d.pair(ping.id)
 	return p == nil || subtle.ConstantTimeCompare(p.proof(d.buffer[:], &p.theirs, text), nonce) == 1
-}
-
-// pairOf returns the keys shared with a peer, or nil if not derived yet, and the peer's own key, or nil if unknown.
-func (t *peerTable) pairOf(id frame.ID) (*pair, ed25519.PublicKey) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p := t.peers[id]; p != nil {
-		return p.pair, p.key
-	}
-	return nil, nil
-}
-
-// states reports whether a peer has signed that it is at an address.
-func (t *peerTable) states(id frame.ID, addr netip.AddrPort) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.peers[id]
-	return p != nil && (addr == p.Addr || addr == p.also)
-}
-
-// answersAt reports whether a trusted member has answered at an address.
-func (t *peerTable) answersAt(id frame.ID, addr netip.Addr) bool {
-	return slices.Contains(t.membersAt(addr), id)
-}
-
-// membersAt returns the trusted members that have answered at an address; the caller must not change the slice.
-func (t *peerTable) membersAt(from netip.Addr) []frame.ID {
-	if sources := t.sources.Load(); sources != nil {
-		return (*sources)[from]
-	}
-	return nil
 }

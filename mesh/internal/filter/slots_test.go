@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"bytes"
@@ -8,21 +8,10 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 )
-
-// addrConn is a stream from an address that records when it is closed.
-type addrConn struct {
-	net.Conn
-	from   net.TCPAddr
-	closed *bool
-}
-
-func (c addrConn) RemoteAddr() net.Addr { return &c.from }
-func (c addrConn) Close() error         { *c.closed = true; return nil }
-
-func streamFrom(addr string) addrConn {
-	return addrConn{from: net.TCPAddr{IP: net.ParseIP(addr), Port: 1}, closed: new(bool)}
-}
 
 // The number of a member's open streams and the memory of its messages are bounded.
 func TestGuardBoundsMembers(t *testing.T) {
@@ -30,16 +19,16 @@ func TestGuardBoundsMembers(t *testing.T) {
 	g.isMember = func(netip.Addr) bool { return true }
 	var open []*openStream
 	for range sourceStreams {
-		s, ok := g.enter(streamFrom("192.0.2.1"))
+		s, ok := g.enter(meshtest.StreamFrom("192.0.2.1"))
 		if !ok {
 			t.Fatal("refused too early")
 		}
 		open = append(open, s)
 	}
-	if _, ok := g.enter(streamFrom("192.0.2.1")); ok || count.limited.Load() != 1 {
-		t.Errorf("one more was let in; %d counted", count.limited.Load())
+	if _, ok := g.enter(meshtest.StreamFrom("192.0.2.1")); ok || count.Limited.Load() != 1 {
+		t.Errorf("one more was let in; %d counted", count.Limited.Load())
 	}
-	other, ok := g.enter(streamFrom("192.0.2.2"))
+	other, ok := g.enter(meshtest.StreamFrom("192.0.2.2"))
 	if !ok {
 		t.Fatal("another address has to pay for it")
 	}
@@ -49,7 +38,7 @@ func TestGuardBoundsMembers(t *testing.T) {
 	if !other.hold(sourceBytes) {
 		t.Error("another address has to pay for it")
 	}
-	third, _ := g.enter(streamFrom("192.0.2.3"))
+	third, _ := g.enter(meshtest.StreamFrom("192.0.2.3"))
 	if third.hold(maxStreamBytes-2*sourceBytes+1) || !third.hold(maxStreamBytes-2*sourceBytes) {
 		t.Error("all together are not held to theirs")
 	}
@@ -71,19 +60,19 @@ func TestGuardBoundsMembers(t *testing.T) {
 func TestGuardBoundsShortStreams(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
 	g.isMember = func(netip.Addr) bool { return true }
-	now := simStart
+	now := meshtest.Start
 	g.now = func() time.Time { return now }
 	pass := func(addr string) (passed int) {
 		for range 2 * streamsRate {
-			if s, ok := g.enter(streamFrom(addr)); ok {
+			if s, ok := g.enter(meshtest.StreamFrom(addr)); ok {
 				s.leave()
 				passed++
 			}
 		}
 		return passed
 	}
-	if n := pass("192.0.2.1"); n != streamsRate || count.limited.Load() != streamsRate {
-		t.Errorf("%d passed at once, want %d; %d were counted", n, streamsRate, count.limited.Load())
+	if n := pass("192.0.2.1"); n != streamsRate || count.Limited.Load() != streamsRate {
+		t.Errorf("%d passed at once, want %d; %d were counted", n, streamsRate, count.Limited.Load())
 	}
 	if n := pass("192.0.2.2"); n != streamsRate {
 		t.Errorf("%d of another address passed, want %d", n, streamsRate)
@@ -100,10 +89,10 @@ func TestGuardBoundsStrangers(t *testing.T) {
 	member := netip.MustParseAddr("10.0.0.1")
 	g, _ := testGuard(func(netip.Addr) {})
 	g.isMember = func(a netip.Addr) bool { return a == member }
-	var conns []addrConn
+	var conns []meshtest.Conn
 	var open []*openStream
-	for i := range 2 * maxStrangerStreams {
-		c := streamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String())
+	for i := range 2 * MaxStrangerStreams {
+		c := meshtest.StreamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String())
 		s, ok := g.enter(c)
 		if !ok {
 			t.Fatalf("stranger %d is refused", i)
@@ -111,15 +100,15 @@ func TestGuardBoundsStrangers(t *testing.T) {
 		conns, open = append(conns, c), append(open, s)
 	}
 	for i, c := range conns {
-		if old := i < maxStrangerStreams; *c.closed != old {
-			t.Fatalf("stranger %d was ended: %v", i, *c.closed)
+		if old := i < MaxStrangerStreams; *c.Closed != old {
+			t.Fatalf("stranger %d was ended: %v", i, *c.Closed)
 		}
 	}
 	for _, s := range open[len(open)-strangerStreams:] {
 		s.leave()
 	}
 	for range 3 * strangerStreams {
-		s, ok := g.enter(streamFrom("2001:db8::1"))
+		s, ok := g.enter(meshtest.StreamFrom("2001:db8::1"))
 		if !ok {
 			t.Fatal("an address cannot come again")
 		}
@@ -128,15 +117,15 @@ func TestGuardBoundsStrangers(t *testing.T) {
 	if n := g.streams[sourceAddr(netip.MustParseAddr("2001:db8::1"))].streams; n != strangerStreams {
 		t.Errorf("one address has %d streams, want %d", n, strangerStreams)
 	}
-	for _, s := range open[maxStrangerStreams:] {
-		if !s.over && !s.hold(strangerBytes/4) && !s.over {
+	for _, s := range open[MaxStrangerStreams:] {
+		if !s.over && !s.hold(StrangerBytes/4) && !s.over {
 			t.Error("a stranger finds no memory, which others take who stall")
 		}
 	}
-	if g.strange > strangerBytes {
-		t.Errorf("strangers hold %d bytes, want at most %d", g.strange, strangerBytes)
+	if g.strange > StrangerBytes {
+		t.Errorf("strangers hold %d bytes, want at most %d", g.strange, StrangerBytes)
 	}
-	s, ok := g.enter(streamFrom(member.String()))
+	s, ok := g.enter(meshtest.StreamFrom(member.String()))
 	if !ok || !s.hold(sourceBytes) {
 		t.Error("a member finds no place, or no memory")
 	}
@@ -166,8 +155,8 @@ func TestNewcomerKeepsItsPlace(t *testing.T) {
 	} {
 		g, _ := testGuard(func(netip.Addr) {})
 		g.isMember = func(netip.Addr) bool { return false }
-		enter := func(from netip.Addr) (addrConn, *openStream) {
-			c := streamFrom(from.String())
+		enter := func(from netip.Addr) (meshtest.Conn, *openStream) {
+			c := meshtest.StreamFrom(from.String())
 			s, ok := g.enter(c)
 			if !ok {
 				t.Fatalf("%s: %v is refused", tt.name, from)
@@ -178,12 +167,12 @@ func TestNewcomerKeepsItsPlace(t *testing.T) {
 		if tt.keep {
 			place.keep()
 		}
-		var last addrConn
-		for i := range 10 * maxStrangerStreams {
+		var last meshtest.Conn
+		for i := range 10 * MaxStrangerStreams {
 			last, _ = enter(tt.from(i))
 		}
-		if *newcomer.closed || *last.closed || len(g.strangers) != maxStrangerStreams {
-			t.Errorf("%s: the newcomer was ended: %v, the last one: %v; %d are there", tt.name, *newcomer.closed, *last.closed, len(g.strangers))
+		if *newcomer.Closed || *last.Closed || len(g.strangers) != MaxStrangerStreams {
+			t.Errorf("%s: the newcomer was ended: %v, the last one: %v; %d are there", tt.name, *newcomer.Closed, *last.Closed, len(g.strangers))
 		}
 	}
 }
@@ -192,15 +181,15 @@ func TestNewcomerKeepsItsPlace(t *testing.T) {
 func TestKnocksLeaveSlots(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	g.isMember = func(netip.Addr) bool { return false }
-	knocks := func(from string) (addrConn, bool) {
-		c := streamFrom(from)
+	knocks := func(from string) (meshtest.Conn, bool) {
+		c := meshtest.StreamFrom(from)
 		s, ok := g.enter(c)
 		if ok {
 			s.keep()
 		}
 		return c, ok
 	}
-	for i := range maxStrangerStreams {
+	for i := range MaxStrangerStreams {
 		if _, ok := knocks(fmt.Sprintf("2001:db8:0:%x::1", i/strangerStreams)); !ok {
 			t.Fatal("refused too early")
 		}
@@ -209,10 +198,10 @@ func TestKnocksLeaveSlots(t *testing.T) {
 	if !ok {
 		t.Fatal("a newcomer finds no slot")
 	}
-	for i := range maxStrangerStreams {
+	for i := range MaxStrangerStreams {
 		knocks(fmt.Sprintf("2001:db8:1:%x::1", i))
 	}
-	if *newcomer.closed {
+	if *newcomer.Closed {
 		t.Error("the newcomer was ended before those of a network that has more")
 	}
 }
@@ -221,22 +210,22 @@ func TestKnocksLeaveSlots(t *testing.T) {
 // stranger from then on.
 func TestGuardRemembersKeyHolders(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
-	c := streamFrom("192.0.2.1")
+	c := meshtest.StreamFrom("192.0.2.1")
 	s, _ := g.enter(c)
-	s.noteKey(simStart)
-	for i := range 2 * maxStrangerStreams {
-		if _, ok := g.enter(streamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())); !ok {
+	s.noteKey(meshtest.Start)
+	for i := range 2 * MaxStrangerStreams {
+		if _, ok := g.enter(meshtest.StreamFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String())); !ok {
 			t.Fatal("a stranger is refused")
 		}
 	}
 	isKnown := func() bool { _, ok := g.keyHolders[s.from]; return ok }
-	if *c.closed || !isKnown() {
-		t.Errorf("ended: %v, known: %v", *c.closed, isKnown())
+	if *c.Closed || !isKnown() {
+		t.Errorf("ended: %v, known: %v", *c.Closed, isKnown())
 	}
 	for i := range maxKeyHolders {
 		a := netip.AddrFrom4([4]byte{127, 2, byte(i >> 8), byte(i)})
-		s, _ := g.enter(streamFrom(a.String()))
-		s.noteKey(simStart.Add(time.Second))
+		s, _ := g.enter(meshtest.StreamFrom(a.String()))
+		s.noteKey(meshtest.Start.Add(time.Second))
 		s.leave()
 	}
 	if len(g.keyHolders) != maxKeyHolders || isKnown() {
@@ -251,24 +240,24 @@ func TestNeighboursOfMembers(t *testing.T) {
 	member := netip.MustParseAddr("2001:db8::1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
 	from := func(addr string) netip.Addr {
-		return sourceOf(&net.UDPAddr{IP: net.ParseIP(addr), Port: 7946}, g.isMember)
+		return SourceOf(&net.UDPAddr{IP: net.ParseIP(addr), Port: 7946}, g.isMember)
 	}
 	for i := range 2 * sourceBurst {
-		g.allow(simStart, from([]string{"2001:db8::2", "2001:db8::3"}[i%2]), 1, nil)
+		g.allow(meshtest.Start, from([]string{"2001:db8::2", "2001:db8::3"}[i%2]), 1, nil)
 	}
-	if g.allow(simStart, from("2001:db8::4"), 1, nil) {
+	if g.allow(meshtest.Start, from("2001:db8::4"), 1, nil) {
 		t.Error("a further address of the /64 has an account of its own")
 	}
-	if !g.allow(simStart, from("2001:db8::1"), frameCost, nil) {
+	if !g.allow(meshtest.Start, from("2001:db8::1"), frameCost, nil) {
 		t.Error("a member has to pay for its neighbours")
 	}
 	for range maxStreamsOpen {
-		if _, ok := g.enter(streamFrom("2001:db8::2")); !ok {
+		if _, ok := g.enter(meshtest.StreamFrom("2001:db8::2")); !ok {
 			t.Fatal("the oldest stranger makes no room")
 		}
 	}
 	for range sourceStreams {
-		if s, ok := g.enter(streamFrom("2001:db8::1")); !ok || !s.known {
+		if s, ok := g.enter(meshtest.StreamFrom("2001:db8::1")); !ok || !s.known {
 			t.Fatal("a member has to pay for its neighbours")
 		}
 	}
@@ -282,17 +271,17 @@ func TestKeyHoldersLeaveMemory(t *testing.T) {
 	var holders []*openStream
 	for i := range 9 {
 		from := fmt.Sprintf("192.0.2.%d", i+1)
-		first, _ := g.enter(streamFrom(from))
-		first.noteKey(simStart)
+		first, _ := g.enter(meshtest.StreamFrom(from))
+		first.noteKey(meshtest.Start)
 		first.leave()
-		s, ok := g.enter(streamFrom(from))
+		s, ok := g.enter(meshtest.StreamFrom(from))
 		if !ok || !s.known {
 			t.Fatal("the address of a key holder is a stranger's")
 		}
-		s.hold(maxStreamMessage)
+		s.hold(MaxStreamMessage)
 		holders = append(holders, s)
 	}
-	if s, ok := g.enter(streamFrom(member.String())); !ok || !s.hold(maxStreamMessage) {
+	if s, ok := g.enter(meshtest.StreamFrom(member.String())); !ok || !s.hold(MaxStreamMessage) {
 		t.Error("a member has no memory for a message")
 	}
 	for _, s := range holders {
@@ -312,25 +301,25 @@ func TestKeyHoldersLeaveSlots(t *testing.T) {
 	var open []*openStream
 	for i := range maxStreamsOpen / sourceStreams {
 		from := fmt.Sprintf("192.0.%d.1", i)
-		first, _ := g.enter(streamFrom(from))
-		first.noteKey(simStart)
+		first, _ := g.enter(meshtest.StreamFrom(from))
+		first.noteKey(meshtest.Start)
 		first.leave()
 		for range sourceStreams {
-			if s, ok := g.enter(streamFrom(from)); ok {
+			if s, ok := g.enter(meshtest.StreamFrom(from)); ok {
 				open = append(open, s)
 			}
 		}
 	}
 	for range sourceStreams {
-		s, ok := g.enter(streamFrom(member.String()))
+		s, ok := g.enter(meshtest.StreamFrom(member.String()))
 		if !ok {
 			t.Fatalf("a member finds no slot beside %d streams of others", len(open))
 		}
 		open = append(open, s)
 	}
-	newcomer := streamFrom("198.51.100.1")
+	newcomer := meshtest.StreamFrom("198.51.100.1")
 	first, _ := g.enter(newcomer)
-	first.noteKey(simStart)
+	first.noteKey(meshtest.Start)
 	if _, ok := g.enter(newcomer); !ok {
 		t.Error("a newcomer finds no slot")
 	}
@@ -344,7 +333,7 @@ func TestKeyHoldersLeaveSlots(t *testing.T) {
 
 // announcing is a stream that announces the largest message, and ends.
 type announcing struct {
-	addrConn
+	meshtest.Conn
 	text *bytes.Reader
 }
 
@@ -355,9 +344,9 @@ func TestStrangersLeaveRates(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	member := netip.MustParseAddr("10.0.0.1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
-	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage)
+	head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, MaxStreamMessage)
 	for i := range maxSources + sourceStreamBurst/streamStep {
-		conn := announcing{streamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String()), bytes.NewReader(head)}
+		conn := announcing{meshtest.StreamFrom(netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}).String()), bytes.NewReader(head)}
 		s, ok := g.enter(conn)
 		if !ok {
 			t.Fatal("the oldest stranger makes no room")
@@ -368,7 +357,7 @@ func TestStrangersLeaveRates(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	if !g.arrived.take(simStart, member, sourceStreamBurst) {
+	if !g.arrived.Take(meshtest.Start, member, sourceStreamBurst) {
 		t.Error("a member shares the rate of strangers")
 	}
 }
@@ -379,17 +368,17 @@ func TestGuardKeepsAccountsOfMembers(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
 	member := netip.MustParseAddr("10.0.0.1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
-	for name, b := range map[string]*buckets[netip.Addr]{
+	for name, b := range map[string]*Buckets[netip.Addr]{
 		"packets": &g.packets, "notices": &g.notices, "news": &g.news, "flood": &g.packetFlood, "bytes": &g.arrived, "streams": &g.opened,
 	} {
 		for i := range 2 * maxSources {
-			b.take(simStart, netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}), b.others.Burst())
+			b.Take(meshtest.Start, netip.AddrFrom4([4]byte{127, byte(i >> 8), byte(i), 1}), b.others.Burst())
 		}
 		if len(b.of) != maxSources {
 			t.Errorf("%s: %d accounts, want %d", name, len(b.of), maxSources)
 		}
 		for _, own := range []netip.Addr{member, anywhere, unproven} {
-			if !b.take(simStart, own, b.others.Burst()) {
+			if !b.Take(meshtest.Start, own, b.others.Burst()) {
 				t.Errorf("%s: %v shares the account of others", name, own)
 			}
 		}

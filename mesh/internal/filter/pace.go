@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"net/netip"
@@ -16,10 +16,6 @@ import (
 const (
 	// SayRate bounds the small frames that an agent sends in a second, and SayBurst those that it sends at once.
 	SayRate, SayBurst = 80, 20
-	// SayBulkRate bounds the bans that an agent sends in full frames in a second, SayBulkBurst those that it sends at
-	// once. A peer needs 6 us of a core for each: a bulk takes a seventh of a core there, and does not delay a fresh
-	// ban.
-	SayBulkRate, SayBulkBurst = 22_500, 5_000
 
 	// originRate is what one address may send in the name of one origin, in units a second, and originBurst at once: 100
 	// and 50 small frames, or three times as many of a bulk. A single ban takes a peer up to 0.3 ms of a core, and an
@@ -53,8 +49,8 @@ type pauses struct {
 	pulse  time.Time // when the process was last known to run
 	rarely bool      // the pulse is pulseRarely times slower
 	begun  time.Time // end of the last pause that is made up for
-	frames *buckets[sourceOrigin]
-	source *buckets[netip.Addr]
+	frames *Buckets[sourceOrigin]
+	source *Buckets[netip.Addr]
 }
 
 // note records that the process runs.
@@ -80,8 +76,8 @@ func (p *pauses) noteLocked(now time.Time) {
 		return
 	}
 	p.begun = now
-	frames := newBuckets[sourceOrigin](0, int(gap.Seconds()*originRate))
-	source := newBuckets[netip.Addr](0, int(gap.Seconds()*sourceRate))
+	frames := NewBuckets[sourceOrigin](0, int(gap.Seconds()*originRate))
+	source := NewBuckets[netip.Addr](0, int(gap.Seconds()*sourceRate))
 	p.frames, p.source = &frames, &source
 }
 
@@ -100,7 +96,7 @@ func (p *pauses) adapt(packets int) time.Duration {
 }
 
 // catchingUp returns the extra allowances for a pause that has just ended; nil: none.
-func (p *pauses) catchingUp(now time.Time) (*buckets[sourceOrigin], *buckets[netip.Addr]) {
+func (p *pauses) catchingUp(now time.Time) (*Buckets[sourceOrigin], *Buckets[netip.Addr]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.pulse.IsZero() && now.Sub(p.pulse) >= pauseLeast {

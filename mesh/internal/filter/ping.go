@@ -1,10 +1,11 @@
-package mesh
+package filter
 
 import (
 	"fmt"
 	"net/netip"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 )
 
 // A ping says where to send the answer and in whose name it was sent, and memberlist believes that. A captured node
@@ -14,19 +15,10 @@ import (
 // or guesses the number could make a node that is down look alive. Only the node that was pinged can prove its answer.
 // A third node cannot, so no node is asked to ping for another (memberlist's indirect pings).
 
-// mlPingMessage is memberlist's ping. Source: memberlist v0.7.0, net.go (ping).
-type mlPingMessage struct {
-	SeqNo      uint32
-	Node       string
-	SourceAddr []byte
-	SourcePort uint16
-	SourceNode string
-}
-
 // checkPing returns why a ping should not be answered. from is the account of the packet.
 func (g *guard) checkPing(b []byte, from netip.Addr) error {
-	var p mlPingMessage
-	if err := mlDecode(b, &p); err != nil {
+	var p mlwire.PingMessage
+	if err := decode(b, &p); err != nil {
 		return err
 	}
 	proven := g.sender != frame.ID{}
@@ -41,8 +33,8 @@ func (g *guard) checkPing(b []byte, from netip.Addr) error {
 			return fmt.Errorf("%w: a ping that wants its answer elsewhere", errStreamKind)
 		}
 	}
-	if g.isElsewhere(from) && !g.strays.take(g.now(), struct{}{}, 1) {
-		g.count.limited.Add(1)
+	if g.isElsewhere(from) && !g.strays.Take(g.now(), struct{}{}, 1) {
+		g.count.Limited.Add(1)
 		return errStreamBudget
 	}
 	return nil
@@ -50,8 +42,8 @@ func (g *guard) checkPing(b []byte, from netip.Addr) error {
 
 // checkAck reports whether the answer to a ping comes from the node that was pinged.
 func (g *guard) checkAck(b []byte) (genuine bool, err error) {
-	var a struct{ SeqNo uint32 }
-	if err := mlDecode(b, &a); err != nil {
+	var a mlwire.AckMessage
+	if err := decode(b, &a); err != nil {
 		return false, err
 	}
 	return g.acked == nil || g.acked(a.SeqNo, g.nonce, g.text), nil

@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"net"
@@ -12,10 +12,10 @@ import (
 // loses its oldest: an honest newcomer needs one for a few milliseconds.
 
 const (
-	// maxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.
-	maxStrangerStreams, strangerStreams = 256, 4
-	// strangerBytes bounds what has been read of all strangers' messages: one of the largest, plus small ones.
-	strangerBytes = sourceBytes
+	// MaxStrangerStreams bounds the open streams of all strangers, strangerStreams those of one address.
+	MaxStrangerStreams, strangerStreams = 256, 4
+	// StrangerBytes bounds what has been read of all strangers' messages: one of the largest, plus small ones.
+	StrangerBytes = sourceBytes
 	// strangerFree is how much of a stranger's message is read before it counts against the rate of all strangers, in
 	// bytes.
 	strangerFree = streamStep
@@ -42,8 +42,8 @@ type openStream struct {
 	safe  bool // it came with the mesh's key, or with a token
 }
 
-// netOf returns the network in which strangers are counted together: the owner of one address often has others of it.
-func netOf(a netip.Addr) netip.Prefix {
+// NetOf returns the network in which strangers are counted together: the owner of one address often has others of it.
+func NetOf(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {
 		bits = 24
@@ -61,8 +61,8 @@ func (s *openStream) keep() {
 
 // enter gives an accepted stream a slot; call leave when the stream is over.
 func (g *guard) enter(conn net.Conn) (*openStream, bool) {
-	s := &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember)}
-	s.net = netOf(s.from)
+	s := &openStream{g: g, conn: conn, from: SourceOf(conn.RemoteAddr(), g.isMember)}
+	s.net = NetOf(s.from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	member := g.isMember != nil && g.isMember(s.from)
@@ -71,8 +71,8 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 	s.known = member || s.keyHolder
 	use := g.streams[s.from]
 	if s.known {
-		if g.open >= maxStreamsOpen || use != nil && use.streams >= sourceStreams || !g.opened.take(g.now(), s.from, 1) {
-			g.count.limited.Add(1)
+		if g.open >= maxStreamsOpen || use != nil && use.streams >= sourceStreams || !g.opened.Take(g.now(), s.from, 1) {
+			g.count.Limited.Add(1)
 			return nil, false
 		}
 		g.open++
@@ -83,9 +83,9 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 		for use != nil && use.streams >= strangerStreams && g.evictLocked(func(o *openStream) bool { return !o.safe && o.from == s.from }) {
 			use = g.streams[s.from]
 		}
-		if use != nil && use.streams >= strangerStreams || len(g.strangers) >= maxStrangerStreams &&
+		if use != nil && use.streams >= strangerStreams || len(g.strangers) >= MaxStrangerStreams &&
 			!g.evictLocked(func(o *openStream) bool { return !o.safe }) && !g.evictLocked((*openStream).knocks) {
-			g.count.limited.Add(1)
+			g.count.Limited.Add(1)
 			return nil, false
 		}
 		g.strangers = append(g.strangers, s)
@@ -101,7 +101,7 @@ func (g *guard) enter(conn net.Conn) (*openStream, bool) {
 
 // dialled returns a stream that this node has opened. It takes memory, but no slot.
 func (g *guard) dialled(conn net.Conn) *openStream {
-	return &openStream{g: g, conn: conn, from: sourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
+	return &openStream{g: g, conn: conn, from: SourceOf(conn.RemoteAddr(), g.isMember), known: true, over: true}
 }
 
 // knocks reports whether a stream is safe because it came with a token. Many with the same token may come.
@@ -122,7 +122,7 @@ func (g *guard) evictLocked(fits func(*openStream) bool) bool {
 	}
 	g.leaveLocked(s)
 	g.holdLocked(s, -s.bytes)
-	g.count.limited.Add(1)
+	g.count.Limited.Add(1)
 	_ = s.conn.Close() // ends its reader
 	return true
 }
@@ -168,10 +168,10 @@ func (s *openStream) hold(n int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !s.known {
-		if s.over || s.bytes+n > strangerBytes {
+		if s.over || s.bytes+n > StrangerBytes {
 			return false
 		}
-		for g.strange+n > strangerBytes {
+		for g.strange+n > StrangerBytes {
 			if !g.evictLocked(func(o *openStream) bool { return !o.safe && o != s && o.bytes > 0 }) {
 				return false
 			}

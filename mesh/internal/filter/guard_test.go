@@ -1,11 +1,8 @@
-package mesh
+package filter
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -16,54 +13,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
 var guardKey = bytes.Repeat([]byte{7}, 32)
 
-func testGuard(flooded func(netip.Addr)) (*guard, *counters) {
-	count := &counters{}
-	return newGuard(func() [][]byte { return [][]byte{make([]byte, 32), guardKey} }, func() time.Time { return simStart }, count,
+func testGuard(flooded func(netip.Addr)) (*guard, *Count) {
+	count := &Count{}
+	return newGuard(func() [][]byte { return [][]byte{make([]byte, 32), guardKey} }, func() time.Time { return meshtest.Start }, count,
 		func(a netip.Addr, _ bool) { flooded(a) }), count
 }
 
-// sealed encrypts as memberlist does.
-func sealed(t testing.TB, key []byte, version byte, plain, data []byte) []byte {
-	t.Helper()
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 1+nonceLen)
-	b[0] = version
-	if _, err := rand.Read(b[1:]); err != nil {
-		t.Fatal(err)
-	}
-	return gcm.Seal(b, b[1:], plain, data)
-}
-
-// ofMemberlist encodes one of memberlist's messages.
-func ofMemberlist(t testing.TB, kind byte, v any) []byte {
-	t.Helper()
-	var b []byte
-	if err := codec.NewEncoderBytes(&b, &codec.MsgpackHandle{}).Encode(v); err != nil {
-		t.Fatal(err)
-	}
-	return append([]byte{kind}, b...)
-}
-
 func TestGuardPackets(t *testing.T) {
-	user := append([]byte{mlUser}, wire.Pack(wire.KindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
+	user := append([]byte{mlwire.User}, wire.Pack(wire.KindPush, [][]byte{{1, 2, 3}, {4}})[0]...)
 	compound := func(parts ...[]byte) []byte {
-		b := []byte{mlCompound, byte(len(parts))}
+		b := []byte{mlwire.Compound, byte(len(parts))}
 		for _, p := range parts {
 			b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
 		}
@@ -76,28 +45,28 @@ func TestGuardPackets(t *testing.T) {
 		packet []byte
 		ok     bool
 	}{
-		{"ok: a message of ours", sealed(t, guardKey, 1, user, nil), true},
-		{"ok: a ping", sealed(t, guardKey, 1, []byte{mlPing, 0x80}, nil), true},
-		{"ok: with a checksum", sealed(t, guardKey, 1, append([]byte{mlCRC, 1, 2, 3, 4}, user...), nil), true},
-		{"ok: several", sealed(t, guardKey, 1, compound(user, []byte{mlPing, 0x80}), nil), true},
+		{"ok: a message of ours", meshtest.Sealed(t, guardKey, 1, user, nil), true},
+		{"ok: a ping", meshtest.Sealed(t, guardKey, 1, []byte{mlwire.Ping, 0x80}, nil), true},
+		{"ok: with a checksum", meshtest.Sealed(t, guardKey, 1, append([]byte{mlwire.CRC, 1, 2, 3, 4}, user...), nil), true},
+		{"ok: several", meshtest.Sealed(t, guardKey, 1, compound(user, []byte{mlwire.Ping, 0x80}), nil), true},
 		{"bad: nothing", nil, false},
-		{"bad: nothing in it", sealed(t, guardKey, 1, nil, nil), false},
-		{"bad: the old version, whose padding memberlist does not check", sealed(t, guardKey, 0, padding, nil), false},
-		{"bad: another key", sealed(t, other, 1, user, nil), false},
+		{"bad: nothing in it", meshtest.Sealed(t, guardKey, 1, nil, nil), false},
+		{"bad: the old version, whose padding memberlist does not check", meshtest.Sealed(t, guardKey, 0, padding, nil), false},
+		{"bad: another key", meshtest.Sealed(t, other, 1, user, nil), false},
 		{"bad: not encrypted", user, false},
-		{"bad: compressed", sealed(t, guardKey, 1, []byte{9, 1, 2, 3}, nil), false},
-		{"bad: compressed among others", sealed(t, guardKey, 1, compound(user, []byte{9, 1}), nil), false},
-		{"bad: several in several", sealed(t, guardKey, 1, compound(compound(user)), nil), false},
-		{"bad: a part longer than the packet", sealed(t, guardKey, 1, []byte{mlCompound, 1, 0, 9, mlPing}, nil), false},
-		{"bad: a membership by packet", sealed(t, guardKey, 1, []byte{mlPushPull, 0x80}, nil), false},
-		{"bad: longer than any", sealed(t, guardKey, 1, append(user, make([]byte, maxDatagram)...), nil), false},
+		{"bad: compressed", meshtest.Sealed(t, guardKey, 1, []byte{9, 1, 2, 3}, nil), false},
+		{"bad: compressed among others", meshtest.Sealed(t, guardKey, 1, compound(user, []byte{9, 1}), nil), false},
+		{"bad: several in several", meshtest.Sealed(t, guardKey, 1, compound(compound(user)), nil), false},
+		{"bad: a part longer than the packet", meshtest.Sealed(t, guardKey, 1, []byte{mlwire.Compound, 1, 0, 9, mlwire.Ping}, nil), false},
+		{"bad: a membership by packet", meshtest.Sealed(t, guardKey, 1, []byte{mlwire.PushPull, 0x80}, nil), false},
+		{"bad: longer than any", meshtest.Sealed(t, guardKey, 1, append(user, make([]byte, maxDatagram)...), nil), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, count := testGuard(func(netip.Addr) {})
 			if got := g.packet(tt.packet, netip.MustParseAddr("192.0.2.1")); got != tt.ok {
 				t.Errorf("passed: %v", got)
 			}
-			if n := count.strangers.Load() + count.refused[refusedFormat].Load(); (n == 0) != tt.ok {
+			if n := count.Strangers.Load() + count.Refused.Load(); (n == 0) != tt.ok {
 				t.Errorf("%d were counted", n)
 			}
 		})
@@ -105,9 +74,9 @@ func TestGuardPackets(t *testing.T) {
 }
 
 // aliveOf returns the news that a member has come.
-func aliveOf(id pki.Identity) mlAliveMessage {
+func aliveOf(id pki.Identity) mlwire.AliveMessage {
 	m := meta.Data{Protocol: meta.Protocol, Key: id.Public(), Name: "web1", Version: "1", Place: make([]byte, ed25519.SignatureSize)}
-	return mlAliveMessage{7, id.ID().String(), []byte{192, 0, 2, 1}, 7946, m.Encode(), mlVersions[:]}
+	return mlwire.AliveMessage{Incarnation: 7, Node: id.ID().String(), Addr: []byte{192, 0, 2, 1}, Port: 7946, Meta: m.Encode(), Vsn: mlwire.Versions[:]}
 }
 
 // News of a member that would break memberlist's table, or that it would refuse later, goes no further, even in a compound
@@ -115,35 +84,35 @@ func aliveOf(id pki.Identity) mlAliveMessage {
 func TestGuardRefusesOddMembers(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		edit func(*mlAliveMessage)
+		edit func(*mlwire.AliveMessage)
 		ok   bool
 	}{
-		{"ok", func(*mlAliveMessage) {}, true},
-		{"ok: IPv6", func(a *mlAliveMessage) { a.Addr = append([]byte{0x20}, make([]byte, 15)...) }, true},
-		{"bad: no versions", func(a *mlAliveMessage) { a.Vsn = nil }, false},
-		{"bad: five versions", func(a *mlAliveMessage) { a.Vsn = a.Vsn[:5] }, false},
-		{"bad: seven versions", func(a *mlAliveMessage) { a.Vsn = append(slices.Clone(a.Vsn), 0) }, false},
-		{"bad: a later version alone", func(a *mlAliveMessage) { a.Vsn = []byte{5, 5, 5, 0, 0, 0} }, false},
-		{"bad: the first version alone", func(a *mlAliveMessage) { a.Vsn = []byte{1, 1, 1, 0, 0, 0} }, false},
-		{"bad: it can no more than it speaks", func(a *mlAliveMessage) { a.Vsn = []byte{1, 2, 2, 0, 0, 0} }, false},
-		{"bad: another version of what is inside", func(a *mlAliveMessage) { a.Vsn = []byte{1, 5, 2, 1, 1, 1} }, false},
-		{"bad: a name that is no id", func(a *mlAliveMessage) { a.Node = "web1" }, false},
-		{"bad: another node's name", func(a *mlAliveMessage) { a.Node = signers[1].ID().String() }, false},
-		{"bad: no port", func(a *mlAliveMessage) { a.Port = 0 }, false},
-		{"bad: no address", func(a *mlAliveMessage) { a.Addr = nil }, false},
-		{"bad: an address of five bytes", func(a *mlAliveMessage) { a.Addr = make([]byte, 5) }, false},
-		{"bad: address 0", func(a *mlAliveMessage) { a.Addr = make([]byte, 4) }, false},
-		{"bad: no metadata", func(a *mlAliveMessage) { a.Meta = nil }, false},
-		{"bad: metadata cut short", func(a *mlAliveMessage) { a.Meta = a.Meta[:40] }, false},
+		{"ok", func(*mlwire.AliveMessage) {}, true},
+		{"ok: IPv6", func(a *mlwire.AliveMessage) { a.Addr = append([]byte{0x20}, make([]byte, 15)...) }, true},
+		{"bad: no versions", func(a *mlwire.AliveMessage) { a.Vsn = nil }, false},
+		{"bad: five versions", func(a *mlwire.AliveMessage) { a.Vsn = a.Vsn[:5] }, false},
+		{"bad: seven versions", func(a *mlwire.AliveMessage) { a.Vsn = append(slices.Clone(a.Vsn), 0) }, false},
+		{"bad: a later version alone", func(a *mlwire.AliveMessage) { a.Vsn = []byte{5, 5, 5, 0, 0, 0} }, false},
+		{"bad: the first version alone", func(a *mlwire.AliveMessage) { a.Vsn = []byte{1, 1, 1, 0, 0, 0} }, false},
+		{"bad: it can no more than it speaks", func(a *mlwire.AliveMessage) { a.Vsn = []byte{1, 2, 2, 0, 0, 0} }, false},
+		{"bad: another version of what is inside", func(a *mlwire.AliveMessage) { a.Vsn = []byte{1, 5, 2, 1, 1, 1} }, false},
+		{"bad: a name that is no id", func(a *mlwire.AliveMessage) { a.Node = "web1" }, false},
+		{"bad: another node's name", func(a *mlwire.AliveMessage) { a.Node = meshtest.Signers[1].ID().String() }, false},
+		{"bad: no port", func(a *mlwire.AliveMessage) { a.Port = 0 }, false},
+		{"bad: no address", func(a *mlwire.AliveMessage) { a.Addr = nil }, false},
+		{"bad: an address of five bytes", func(a *mlwire.AliveMessage) { a.Addr = make([]byte, 5) }, false},
+		{"bad: address 0", func(a *mlwire.AliveMessage) { a.Addr = make([]byte, 4) }, false},
+		{"bad: no metadata", func(a *mlwire.AliveMessage) { a.Meta = nil }, false},
+		{"bad: metadata cut short", func(a *mlwire.AliveMessage) { a.Meta = a.Meta[:40] }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := aliveOf(signers[0])
+			a := aliveOf(meshtest.Signers[0])
 			tt.edit(&a)
-			b := ofMemberlist(t, mlAlive, a)
-			both := []byte{mlCompound, 2, 0, 2, byte(len(b) >> 8), byte(len(b)), mlPing, 0x80}
+			b := meshtest.OfMemberlist(t, mlwire.Alive, a)
+			both := []byte{mlwire.Compound, 2, 0, 2, byte(len(b) >> 8), byte(len(b)), mlwire.Ping, 0x80}
 			for _, plain := range [][]byte{b, append(both, b...)} {
 				g, _ := testGuard(func(netip.Addr) {})
-				if got := g.packet(sealed(t, guardKey, 1, plain, nil), netip.MustParseAddr("192.0.2.1")); got != tt.ok {
+				if got := g.packet(meshtest.Sealed(t, guardKey, 1, plain, nil), netip.MustParseAddr("192.0.2.1")); got != tt.ok {
 					t.Errorf("passed: %v", got)
 				}
 			}
@@ -151,32 +120,20 @@ func TestGuardRefusesOddMembers(t *testing.T) {
 	}
 }
 
-// This node accepts from others what it says itself.
-func TestOwnVersions(t *testing.T) {
-	n := newNode(t, newSecrets(t), newIdentity(t), nil).run(t)
-	self := n.ml.Load().LocalNode()
-	if got := []byte{self.PMin, self.PMax, self.PCur, self.DMin, self.DMax, self.DCur}; !bytes.Equal(got, mlVersions[:]) {
-		t.Errorf("says %v, takes %v", got, mlVersions)
-	}
-	if err := n.tr.Load().guard.checkMember(mlNodeState{self.Name, self.Addr, self.Port, self.Meta, 1, mlStateAlive, mlVersions[:]}, netip.Addr{}); err != nil {
-		t.Error(err)
-	}
-}
-
 // One address gets no more than its share, and others still get theirs.
 func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 	var told []netip.Addr
 	g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
-	now := simStart
+	now := meshtest.Start
 	g.now = func() time.Time { return now }
 	origins := 0
 	frames := func(n int) []byte { // each of another origin
-		b := []byte{mlUser, wire.KindPush}
+		b := []byte{mlwire.User, wire.KindPush}
 		for range n {
 			origins++
-			b = wire.AppendPacked(b, rawOf(origins, 100))
+			b = wire.AppendPacked(b, meshtest.RawOf(origins, 100))
 		}
-		return sealed(t, guardKey, 1, b, nil)
+		return meshtest.Sealed(t, guardKey, 1, b, nil)
 	}
 	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	pass := func(n int) (passed int) {
@@ -187,11 +144,11 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 		}
 		return passed
 	}
-	if got := pass(accuseFactor * sourceBurst / frameCost / 10); got != sourceBurst || len(told) != 0 || count.limited.Load() == 0 {
-		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.limited.Load())
+	if got := pass(accuseFactor * sourceBurst / frameCost / 10); got != sourceBurst || len(told) != 0 || count.Limited.Load() == 0 {
+		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.Limited.Load())
 	}
 	if got := pass(1); got != 0 || len(told) != 1 || told[0] != bad {
-		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.limited.Load())
+		t.Errorf("%d units passed, want %d; told of %v, %d dropped", got, sourceBurst, told, count.Limited.Load())
 	}
 	if !g.packet(frames(10), good) {
 		t.Error("another address has to pay for it")
@@ -201,7 +158,7 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 		t.Errorf("%d units passed after a quarter of a second, want %d", got, sourceRate/4)
 	}
 	for i := range 2 * maxSources {
-		g.packets.take(now, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
+		g.packets.Take(now, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
 	}
 	if n := len(g.packets.of); n > maxSources {
 		t.Errorf("%d addresses have an account, want at most %d", n, maxSources)
@@ -212,14 +169,14 @@ func TestGuardHoldsSourcesToTheirRate(t *testing.T) {
 // has answered have one share together, apart from the members'.
 func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
-	now := simStart
+	now := meshtest.Start
 	g.now = func() time.Time { return now }
 	member := netip.MustParseAddr("192.0.2.1")
 	g.isMember = func(a netip.Addr) bool { return a == member }
 	from, origins := netip.MustParseAddr("198.18.0.0"), 0
 	push := func() []byte {
 		origins++
-		return sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(origins, 100)), nil)
+		return meshtest.Sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, meshtest.RawOf(origins, 100)), nil)
 	}
 	pass := func() (passed int) {
 		for range 2 * elsewhereRate {
@@ -235,7 +192,7 @@ func TestGuardHoldsAllOtherAddressesToOneRate(t *testing.T) {
 	if !g.packet(push(), member) {
 		t.Error("a member has to pay for them")
 	}
-	ping := sealed(t, guardKey, 1, ofMemberlist(t, mlPing, struct {
+	ping := meshtest.Sealed(t, guardKey, 1, meshtest.OfMemberlist(t, mlwire.Ping, struct {
 		SeqNo uint32
 		Node  string
 	}{1, "x"}), nil)
@@ -257,15 +214,15 @@ func TestMadeUpAddressesTakeNoMembersPlace(t *testing.T) {
 		name  string
 		plain []byte
 	}{
-		{"answers to pings", ofMemberlist(t, mlAck, struct{ SeqNo uint32 }{1})},
-		{"accusations", ofMemberlist(t, mlSuspect, mlAccusation{Node: signers[1].ID().String()})},
-		{"frames", wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(1, 100))},
+		{"answers to pings", meshtest.OfMemberlist(t, mlwire.Ack, mlwire.AckMessage{SeqNo: 1})},
+		{"accusations", meshtest.OfMemberlist(t, mlwire.Suspect, mlwire.Accusation{Node: meshtest.Signers[1].ID().String()})},
+		{"frames", wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, meshtest.RawOf(1, 100))},
 	} {
 		g, _ := testGuard(func(netip.Addr) {})
-		now := simStart
+		now := meshtest.Start
 		g.now = func() time.Time { return now }
 		g.isMember = func(a netip.Addr) bool { return a == member }
-		bad, good := sealed(t, guardKey, 1, tt.plain, nil), sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(2, 100)), nil)
+		bad, good := meshtest.Sealed(t, guardKey, 1, tt.plain, nil), meshtest.Sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, meshtest.RawOf(2, 100)), nil)
 		from := netip.MustParseAddr("198.18.0.0")
 		for ms := 1; ms <= 3000; ms++ {
 			now = now.Add(time.Millisecond)
@@ -288,7 +245,7 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 		b := []byte{kind}
 		for range 10 {
 			origins++
-			b = wire.AppendPacked(b, rawOf(origins, 100))
+			b = wire.AppendPacked(b, meshtest.RawOf(origins, 100))
 		}
 		return b
 	}
@@ -299,7 +256,7 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 	}{
 		{"frames", func() []byte { return push(wire.KindPush) }, sourceBurst / frameCost / 10},
 		{"frames along a tree", func() []byte { return push(wire.KindTree) }, sourceBurst / frameCost / 10},
-		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, rawOf(0, 100)) }, originBurst / smallCost},
+		{"frames of one origin", func() []byte { return wire.AppendPacked([]byte{wire.KindPush}, meshtest.RawOf(0, 100)) }, originBurst / smallCost},
 		{"questions", func() []byte { return []byte{wire.KindAsk, 1} }, sourceBurst / frameCost},
 		{"notices", func() []byte { return []byte{wire.KindNotice, 1} }, noticesBurst},
 		{"reports", func() []byte { return []byte{wire.KindPath, 1} }, noticesBurst},
@@ -311,14 +268,14 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 			passed := 0
 			for range 1000 {
 				body := tt.body()
-				plain := append(ofMemberlist(t, mlUser, struct{ UserMsgLen int }{len(body)}), body...)
-				head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
-				if _, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), netip.MustParseAddr("192.0.2.1")); err == nil {
+				plain := append(meshtest.OfMemberlist(t, mlwire.User, mlwire.UserHead{UserMsgLen: len(body)}), body...)
+				head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, uint32(mlwire.Overhead+len(plain)))
+				if _, err := g.stream(append(head[:5:5], meshtest.Sealed(t, guardKey, 1, plain, head)...), netip.MustParseAddr("192.0.2.1")); err == nil {
 					passed++
 				}
 			}
-			if passed != tt.want || count.limited.Load() != uint64(1000-passed) {
-				t.Errorf("%d of 1000 passed, want %d; %d were counted", passed, tt.want, count.limited.Load())
+			if passed != tt.want || count.Limited.Load() != uint64(1000-passed) {
+				t.Errorf("%d of 1000 passed, want %d; %d were counted", passed, tt.want, count.Limited.Load())
 			}
 		})
 	}
@@ -328,29 +285,29 @@ func TestGuardHoldsStreamsToTheirRate(t *testing.T) {
 // second, by packets and streams together. Known news is free, and other addresses pay nothing.
 func TestGuardBoundsNewsOfMembers(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
-	now := simStart
+	now := meshtest.Start
 	g.now = func() time.Time { return now }
-	known := aliveOf(signers[1])
+	known := aliveOf(meshtest.Signers[1])
 	g.knows = func(id frame.ID, at netip.AddrPort, about []byte) bool {
-		return id == signers[1].ID() && at == netip.MustParseAddrPort("192.0.2.1:7946") && bytes.Equal(about, known.Meta)
+		return id == meshtest.Signers[1].ID() && at == netip.MustParseAddrPort("192.0.2.1:7946") && bytes.Equal(about, known.Meta)
 	}
 	bad, good := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
-	exchange := func(from netip.Addr, a mlAliveMessage, n int) bool {
-		one := ofMemberlist(t, 0, mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, 0, a.Vsn})[1:]
-		plain := append(ofMemberlist(t, mlPushPull, struct{ Nodes int }{n}), bytes.Repeat(one, n)...)
-		head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
-		_, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), from)
+	exchange := func(from netip.Addr, a mlwire.AliveMessage, n int) bool {
+		one := meshtest.OfMemberlist(t, 0, a.State(mlwire.StateAlive))[1:]
+		plain := append(meshtest.OfMemberlist(t, mlwire.PushPull, mlwire.PushPullHead{Nodes: n}), bytes.Repeat(one, n)...)
+		head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, uint32(mlwire.Overhead+len(plain)))
+		_, err := g.stream(append(head[:5:5], meshtest.Sealed(t, guardKey, 1, plain, head)...), from)
 		return err == nil
 	}
-	packet := func(from netip.Addr, a mlAliveMessage) bool {
-		return g.packet(sealed(t, guardKey, 1, ofMemberlist(t, mlAlive, a), nil), from)
+	packet := func(from netip.Addr, a mlwire.AliveMessage) bool {
+		return g.packet(meshtest.Sealed(t, guardKey, 1, meshtest.OfMemberlist(t, mlwire.Alive, a), nil), from)
 	}
-	news := aliveOf(signers[0])
+	news := aliveOf(meshtest.Signers[0])
 	if !exchange(bad, news, newsBurst-1) || !packet(bad, news) {
 		t.Fatal("a whole mesh is too much news")
 	}
-	if exchange(bad, news, 1) || packet(bad, news) || count.limited.Load() != 2 {
-		t.Errorf("more than a whole mesh passed; %d were counted", count.limited.Load())
+	if exchange(bad, news, 1) || packet(bad, news) || count.Limited.Load() != 2 {
+		t.Errorf("more than a whole mesh passed; %d were counted", count.Limited.Load())
 	}
 	moved := known
 	moved.Port++
@@ -390,40 +347,40 @@ func streamed(t *testing.T, g *guard, b []byte) ([]byte, error) {
 
 func TestGuardStreams(t *testing.T) {
 	message := func(version byte, plain []byte) []byte {
-		head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
-		return append(head, sealed(t, guardKey, version, plain, head)...)
+		head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, uint32(mlwire.Overhead+len(plain)))
+		return append(head, meshtest.Sealed(t, guardKey, version, plain, head)...)
 	}
 	type membership struct{ Nodes, UserStateLen int }
 	type user struct{ UserMsgLen int }
-	good := aliveOf(signers[0])
+	good := aliveOf(meshtest.Signers[0])
 	odd := good
 	odd.Vsn = []byte{1, 5, 2, 0, 0, 1}
-	stateOf := func(a mlAliveMessage) []byte {
-		return ofMemberlist(t, 0, mlNodeState{a.Node, a.Addr, a.Port, a.Meta, a.Incarnation, 0, a.Vsn})[1:]
+	stateOf := func(a mlwire.AliveMessage) []byte {
+		return meshtest.OfMemberlist(t, 0, a.State(mlwire.StateAlive))[1:]
 	}
-	announced := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, maxStreamMessage+1)
+	announced := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, MaxStreamMessage+1)
 	for _, tt := range []struct {
 		name string
 		sent []byte
 		want error // nil: passed
 	}{
-		{"ok: a message of ours", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3)), nil},
-		{"bad: a message of ours with bytes behind it", message(1, append(ofMemberlist(t, mlUser, user{3}), 1, 2, 3, 4)), errStreamSize},
-		{"ok: a large one", message(1, append(ofMemberlist(t, mlUser, user{1 << 20}), make([]byte, 1<<20)...)), nil},
-		{"ok: a membership", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 3)...)), nil},
-		{"bad: a membership cut short", message(1, append(ofMemberlist(t, mlPushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 2)...)), errStreamKind},
-		{"bad: a member of another version among others", message(1, append(append(ofMemberlist(t, mlPushPull, membership{2, 0}), stateOf(good)...), stateOf(odd)...)), errStreamKind},
-		{"ok: a ping", message(1, []byte{mlPing, 0x80}), nil},
+		{"ok: a message of ours", message(1, append(meshtest.OfMemberlist(t, mlwire.User, user{3}), 1, 2, 3)), nil},
+		{"bad: a message of ours with bytes behind it", message(1, append(meshtest.OfMemberlist(t, mlwire.User, user{3}), 1, 2, 3, 4)), errStreamSize},
+		{"ok: a large one", message(1, append(meshtest.OfMemberlist(t, mlwire.User, user{1 << 20}), make([]byte, 1<<20)...)), nil},
+		{"ok: a membership", message(1, append(meshtest.OfMemberlist(t, mlwire.PushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 3)...)), nil},
+		{"bad: a membership cut short", message(1, append(meshtest.OfMemberlist(t, mlwire.PushPull, membership{3, 0}), bytes.Repeat(stateOf(good), 2)...)), errStreamKind},
+		{"bad: a member of another version among others", message(1, append(append(meshtest.OfMemberlist(t, mlwire.PushPull, membership{2, 0}), stateOf(good)...), stateOf(odd)...)), errStreamKind},
+		{"ok: a ping", message(1, []byte{mlwire.Ping, 0x80}), nil},
 		{"bad: nothing in it", message(1, nil), errStreamSize},
 		{"bad: the old version", message(0, bytes.Repeat([]byte{0xff}, 32)), errNotEncrypted},
 		{"bad: not encrypted", []byte("\x06 no secret"), errNotEncrypted},
 		{"bad: too long", announced, errStreamSize},
-		{"bad: a million members in a few bytes", message(1, ofMemberlist(t, mlPushPull, membership{1 << 20, 0})), errStreamSize},
-		{"bad: less than no members", message(1, ofMemberlist(t, mlPushPull, membership{-1, 0})), errStreamSize},
-		{"bad: 20 MB of state", message(1, ofMemberlist(t, mlPushPull, membership{0, 20 << 20})), errStreamSize},
-		{"bad: 20 MB announced", message(1, ofMemberlist(t, mlUser, user{20 << 20})), errStreamSize},
+		{"bad: a million members in a few bytes", message(1, meshtest.OfMemberlist(t, mlwire.PushPull, membership{1 << 20, 0})), errStreamSize},
+		{"bad: less than no members", message(1, meshtest.OfMemberlist(t, mlwire.PushPull, membership{-1, 0})), errStreamSize},
+		{"bad: 20 MB of state", message(1, meshtest.OfMemberlist(t, mlwire.PushPull, membership{0, 20 << 20})), errStreamSize},
+		{"bad: 20 MB announced", message(1, meshtest.OfMemberlist(t, mlwire.User, user{20 << 20})), errStreamSize},
 		{"bad: compressed", message(1, []byte{9, 1, 2, 3}), errStreamKind},
-		{"bad: no head", message(1, []byte{mlUser}), errStreamKind},
+		{"bad: no head", message(1, []byte{mlwire.User}), errStreamKind},
 		{"bad: cut short", message(1, make([]byte, 100))[:60], io.ErrUnexpectedEOF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -449,24 +406,17 @@ func TestGuardStreams(t *testing.T) {
 // heads looks harmless.
 func TestGuardOpensWithTheKeyOfAStream(t *testing.T) {
 	g, count := testGuard(func(netip.Addr) {})
-	plain := ofMemberlist(t, mlUser, struct{ UserMsgLen int }{20 << 20})
-	head := binary.BigEndian.AppendUint32([]byte{mlEncrypt}, uint32(sealOverhead+len(plain)))
+	plain := meshtest.OfMemberlist(t, mlwire.User, mlwire.UserHead{UserMsgLen: 20 << 20})
+	head := binary.BigEndian.AppendUint32([]byte{mlwire.Encrypt}, uint32(mlwire.Overhead+len(plain)))
 	const times = 2000
 	for range times {
-		if _, err := g.stream(append(head[:5:5], sealed(t, guardKey, 1, plain, head)...), netip.Addr{}); !errors.Is(err, errStreamSize) {
+		if _, err := g.stream(append(head[:5:5], meshtest.Sealed(t, guardKey, 1, plain, head)...), netip.Addr{}); !errors.Is(err, errStreamSize) {
 			t.Fatalf("error %v, want %v", err, errStreamSize)
 		}
 	}
-	if n := count.refused[refusedFormat].Load(); n != times {
+	if n := count.Refused.Load(); n != times {
 		t.Errorf("%d refused, want %d", n, times)
 	}
-}
-
-// rawOf returns bytes that look to the guard like a frame of a given size with the key of origin number i.
-func rawOf(i, size int) []byte {
-	raw := make([]byte, size)
-	binary.BigEndian.PutUint32(raw[frame.KeyAt:], uint32(i))
-	return raw
 }
 
 // An address gets a share for each origin that it speaks for. Small frames cost three times as much as bulk frames.
@@ -482,14 +432,14 @@ func TestGuardHoldsOriginsToTheirRate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var told []netip.Addr
 			g, count := testGuard(func(a netip.Addr) { told = append(told, a) })
-			now := simStart
+			now := meshtest.Start
 			g.now = func() time.Time { return now }
 			pass := func(from string, origin, n int) (passed int) {
 				raw := make([]byte, tt.size)
 				if tt.size > frame.KeyAt {
-					raw = rawOf(origin, tt.size)
+					raw = meshtest.RawOf(origin, tt.size)
 				}
-				packet := sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, raw), nil)
+				packet := meshtest.Sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, raw), nil)
 				for range n {
 					if g.packet(packet, netip.MustParseAddr(from)) {
 						passed++
@@ -498,8 +448,8 @@ func TestGuardHoldsOriginsToTheirRate(t *testing.T) {
 				return passed
 			}
 			beyond := tt.once / 2
-			if got := pass("192.0.2.1", 1, tt.once+beyond); got != tt.once || len(told) != 0 || count.limited.Load() != uint64(beyond) {
-				t.Errorf("%d passed at once, want %d; told of %d, %d dropped", got, tt.once, len(told), count.limited.Load())
+			if got := pass("192.0.2.1", 1, tt.once+beyond); got != tt.once || len(told) != 0 || count.Limited.Load() != uint64(beyond) {
+				t.Errorf("%d passed at once, want %d; told of %d, %d dropped", got, tt.once, len(told), count.Limited.Load())
 			}
 			if pass("192.0.2.2", 1, 1) == 0 {
 				t.Error("who forges frames spends what their origin has")
@@ -522,10 +472,10 @@ func TestGuardHoldsOriginsToTheirRate(t *testing.T) {
 // A slowed origin may say less for a while, whichever node passes its frames on. Others may say as much as before.
 func TestGuardSlowsOrigins(t *testing.T) {
 	g, _ := testGuard(func(netip.Addr) {})
-	now := simStart
+	now := meshtest.Start
 	g.now = func() time.Time { return now }
 	said := func(origin, size int) (passed int) {
-		packet := sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlUser, wire.KindPush}, rawOf(origin, size)), nil)
+		packet := meshtest.Sealed(t, guardKey, 1, wire.AppendPacked([]byte{mlwire.User, wire.KindPush}, meshtest.RawOf(origin, size)), nil)
 		for range 100 {
 			if g.packet(packet, netip.MustParseAddr("192.0.2.1")) {
 				passed++
@@ -534,7 +484,7 @@ func TestGuardSlowsOrigins(t *testing.T) {
 		return passed
 	}
 	slowed := func(origin int) frame.ID {
-		return frame.IDOf(rawOf(origin, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
+		return frame.IDOf(meshtest.RawOf(origin, wire.FreshSize)[frame.KeyAt : frame.KeyAt+ed25519.PublicKeySize])
 	}
 	g.slow(slowed(1))
 	g.slow(slowed(2))
@@ -558,7 +508,7 @@ func TestGuardSlowsOrigins(t *testing.T) {
 
 // A frame's key is where the guard looks for it.
 func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
-	f, err := signers[0].Sign(frame.Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: simStart, Expires: simStart.Add(time.Second)})
+	f, err := meshtest.Signers[0].Sign(frame.Frame{Epoch: math.MaxUint64 - 1, Seq: 1, Issued: meshtest.Start, Expires: meshtest.Start.Add(time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -569,16 +519,16 @@ func TestKeyStandsWhereTheGuardLooks(t *testing.T) {
 
 // Whatever a packet holds, the guard reaches a decision, and never lets an empty or compressed message through.
 func FuzzGuard(f *testing.F) {
-	f.Add([]byte{mlUser, wire.KindPush, 0, 1, 7})
-	f.Add([]byte{mlCompound, 2, 0, 1, 0, 1, mlPing, 9})
-	f.Add([]byte{mlCRC, 0, 0, 0, 0, mlCompound, 0})
-	f.Add(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1 << 20}))
-	f.Add(ofMemberlist(f, mlAlive, aliveOf(signers[0])))
-	f.Add(append(ofMemberlist(f, mlPushPull, struct{ Nodes int }{1}), ofMemberlist(f, 0, mlNodeState{Vsn: mlVersions[:]})[1:]...))
+	f.Add([]byte{mlwire.User, wire.KindPush, 0, 1, 7})
+	f.Add([]byte{mlwire.Compound, 2, 0, 1, 0, 1, mlwire.Ping, 9})
+	f.Add([]byte{mlwire.CRC, 0, 0, 0, 0, mlwire.Compound, 0})
+	f.Add(meshtest.OfMemberlist(f, mlwire.PushPull, mlwire.PushPullHead{Nodes: 1 << 20}))
+	f.Add(meshtest.OfMemberlist(f, mlwire.Alive, aliveOf(meshtest.Signers[0])))
+	f.Add(append(meshtest.OfMemberlist(f, mlwire.PushPull, mlwire.PushPullHead{Nodes: 1}), meshtest.OfMemberlist(f, 0, mlwire.NodeState{Vsn: mlwire.Versions[:]})[1:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g, _ := testGuard(nil)
 		var frames [][]byte
-		if cost, ok := g.packetCost(b, netip.Addr{}, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlPushPull || cost < 0) {
+		if cost, ok := g.packetCost(b, netip.Addr{}, true, &frames); ok && (len(b) == 0 || b[0] == 9 || b[0] == mlwire.PushPull || cost < 0) {
 			t.Errorf("passed at %d: %x", cost, b)
 		}
 		if len(b) == 0 {

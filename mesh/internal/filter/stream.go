@@ -1,4 +1,4 @@
-package mesh
+package filter
 
 import (
 	"encoding/binary"
@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -57,21 +57,21 @@ func (c *guardedConn) message() ([]byte, error) {
 	if _, err := io.ReadFull(c.Conn, head); err != nil {
 		return nil, err
 	}
-	if head[0] != mlEncrypt {
-		c.g.count.strangers.Add(1)
+	if head[0] != mlwire.Encrypt {
+		c.g.count.Strangers.Add(1)
 		return nil, errNotEncrypted
 	}
 	n := int64(binary.BigEndian.Uint32(head[1:]))
-	if n <= sealOverhead || n > maxStreamMessage {
-		c.g.count.refused[refusedFormat].Add(1)
-		return nil, fmt.Errorf("%w: %d bytes, want more than %d and at most %d", errStreamSize, n, sealOverhead, maxStreamMessage)
+	if n <= mlwire.Overhead || n > MaxStreamMessage {
+		c.g.count.Refused.Add(1)
+		return nil, fmt.Errorf("%w: %d bytes, want more than %d and at most %d", errStreamSize, n, mlwire.Overhead, MaxStreamMessage)
 	}
 	b, begin := head, time.Now()
 	for total := int(n) + len(head); len(b) < total; { // at most twice as much memory as what has arrived
 		size := min(total, max(streamStep, 2*len(b)))
 		if more := int64(size - cap(b)); more > 0 {
 			if !c.at.hold(more) {
-				c.g.count.limited.Add(1)
+				c.g.count.Limited.Add(1)
 				return nil, errStreamBudget
 			}
 			b = append(make([]byte, 0, size), b...)
@@ -82,8 +82,8 @@ func (c *guardedConn) message() ([]byte, error) {
 		if !c.at.known { // all strangers share one account: there may be more of them than accounts
 			from, free = netip.Addr{}, at < strangerFree
 		}
-		for !free && !c.g.arrived.take(c.g.now(), from, len(b)-at) {
-			if time.Since(begin) > streamTimeout {
+		for !free && !c.g.arrived.Take(c.g.now(), from, len(b)-at) {
+			if time.Since(begin) > StreamTimeout {
 				return nil, errStreamBudget
 			}
 			time.Sleep(streamPause)
@@ -110,13 +110,13 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			plain, err := a.Open(nil, sealed[1:1+nonceLen], sealed[1+nonceLen:], head)
+			plain, err := a.Open(nil, sealed[1:1+mlwire.NonceLen], sealed[1+mlwire.NonceLen:], head)
 			if err != nil {
 				continue
 			}
 			milder, err := g.streamHead(plain, from)
 			if err != nil {
-				g.count.refused[refusedFormat].Add(1)
+				g.count.Refused.Add(1)
 				return nil, err
 			}
 			if !g.allowMessage(g.now(), from, plain) {
@@ -125,18 +125,18 @@ func (g *guard) stream(b []byte, from netip.Addr) ([]byte, error) {
 			if milder == nil {
 				return b, nil
 			}
-			binary.BigEndian.PutUint32(head[1:], uint32(sealOverhead+len(milder)))
-			return reseal(a, slices.Clip(b[:len(head)+1+nonceLen]), milder, head), nil
+			binary.BigEndian.PutUint32(head[1:], uint32(mlwire.Overhead+len(milder)))
+			return reseal(a, slices.Clip(b[:len(head)+1+mlwire.NonceLen]), milder, head), nil
 		}
 	}
-	g.count.strangers.Add(1)
+	g.count.Strangers.Add(1)
 	return nil, errNotEncrypted
 }
 
 // allowMessage reports whether a source may send a message that passed streamHead. One of our messages costs the same
 // as in a packet if it would fit one; larger ones belong to a sync, and the sync's session bounds them.
 func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
-	if b[0] != mlUser {
+	if b[0] != mlwire.User {
 		return true
 	}
 	body, err := userBody(b[1:])
@@ -150,8 +150,8 @@ func (g *guard) allowMessage(now time.Time, from netip.Addr, b []byte) bool {
 
 // userBody returns our message after memberlist's head; it must be all that follows.
 func userBody(b []byte) ([]byte, error) {
-	var head struct{ UserMsgLen int }
-	dec := codec.NewDecoderBytes(b, &codec.MsgpackHandle{})
+	var head mlwire.UserHead
+	dec := mlwire.NewDecoder(b)
 	if err := dec.Decode(&head); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 	}
@@ -167,24 +167,21 @@ func userBody(b []byte) ([]byte, error) {
 func (g *guard) streamHead(b []byte, from netip.Addr) (milder []byte, err error) {
 	n := len(b)
 	switch b[0] {
-	case mlPing, mlAck, mlErr:
+	case mlwire.Ping, mlwire.Ack, mlwire.Err:
 		if n > streamStep {
 			return nil, errStreamSize
 		}
 		return nil, nil
-	case mlUser:
+	case mlwire.User:
 		_, err := userBody(b[1:])
 		return nil, err
-	case mlPushPull:
-		var head struct {
-			Nodes, UserStateLen int
-			Join                bool
-		}
-		dec := codec.NewDecoderBytes(b[1:], &codec.MsgpackHandle{})
+	case mlwire.PushPull:
+		var head mlwire.PushPullHead
+		dec := mlwire.NewDecoder(b[1:])
 		if err := dec.Decode(&head); err != nil {
 			return nil, fmt.Errorf("%w: %w", errStreamKind, err)
 		}
-		if head.Nodes < 0 || head.Nodes > min(MaxMembers, n/leastNode) || head.UserStateLen != 0 {
+		if head.Nodes < 0 || head.Nodes > min(wire.MaxMembers, n/leastNode) || head.UserStateLen != 0 {
 			return nil, errStreamSize
 		}
 		return g.checkMembership(dec, b, head.Nodes, from)
@@ -192,9 +189,9 @@ func (g *guard) streamHead(b []byte, from netip.Addr) (milder []byte, err error)
 	return nil, errStreamKind
 }
 
-// mlDecode decodes a head the way memberlist does.
-func mlDecode(b []byte, into any) error {
-	if err := codec.NewDecoderBytes(b, &codec.MsgpackHandle{}).Decode(into); err != nil {
+// decode decodes a head as memberlist does.
+func decode(b []byte, into any) error {
+	if err := mlwire.Decode(b, into); err != nil {
 		return fmt.Errorf("%w: %w", errStreamKind, err)
 	}
 	return nil
