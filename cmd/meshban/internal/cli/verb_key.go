@@ -110,8 +110,8 @@ func (c *command) keyList(ctx *cli.Context) error {
 	case rep.Listen == "":
 		tellHint(c.err, "the listener is off: `api: {listen: \"127.0.0.1:8080\"}` in meshban.yaml turns it on at the next start")
 	}
-	if rep.LeftOut > 0 {
-		fmt.Fprintf(c.err, "meshban: %s of some ports only: CrowdSec's bouncers are not told of them\n", plural(rep.LeftOut, "ban is", "bans are"))
+	if text := control.NotTold(rep.LeftOut, rep.RangesLeftOut); text != "" {
+		fmt.Fprintf(c.err, "meshban: %s\n", text)
 	}
 	return nil
 }

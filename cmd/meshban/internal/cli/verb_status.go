@@ -190,6 +190,10 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
 		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
 		byReason("ignored", s.Lines.IgnoredBy), byReason("banned in spite of", s.Lines.MisreadBy))
+	if a := s.API; a != nil {
+		lines := []string{fmt.Sprintf("%s, %s held", cmp.Or(a.Listen, "not yet open"), plural(a.Held, "answer", "answers"))}
+		field(c.out, "api", append(lines, control.NotTold(a.LeftOut, a.RangesLeftOut))...)
+	}
 	if f := s.Fail2ban; f != nil {
 		field(c.out, "fail2ban", f.Text()...)
 	}

@@ -9,8 +9,6 @@ import (
 	"context"
 	"net/netip"
 	"time"
-
-	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 )
 
 // SocketName is the socket's file name in the state folder.
@@ -309,7 +307,8 @@ type Status struct {
 	Lines    LineStatus     `json:"lines"`
 	// Fail2ban is null unless `meshban setup fail2ban` has connected fail2ban.
 	Fail2ban *Fail2banStatus `json:"fail2ban,omitempty"`
-	Problems []string        `json:"problems"` // what an operator should look into, in words; empty = all is well
+	API      *APIStatus      `json:"api,omitempty"` // null unless the listener is on
+	Problems []string        `json:"problems"`      // what an operator should look into, in words; empty = all is well
 	// Reminders are one-time tasks that remain to be done, in words.
 	Reminders []string `json:"reminders,omitempty"`
 }
@@ -436,47 +435,6 @@ type ForgetRequest struct {
 type ForgetReply struct {
 	Name string `json:"name"`
 	ID   string `json:"id"`
-}
-
-// AddKeyReply has a new key of the api listener. Nobody can get it again.
-type AddKeyReply struct {
-	Name   string `json:"name"`
-	Key    string `json:"key"`
-	Listen string `json:"listen,omitempty"` // where the listener answers; "" = it is off
-}
-
-// AddKeyRequest asks for a key of the api listener.
-type AddKeyRequest struct {
-	Key apikey.Key `json:"key"` // Added and Use do not count
-}
-
-// DeleteKeyReply names the deleted key.
-type DeleteKeyReply struct {
-	Name string `json:"name"`
-}
-
-// DeleteKeyRequest names a key of the api listener.
-type DeleteKeyRequest struct {
-	Name string `json:"name"`
-}
-
-// KeysReply has the keys of this node's api listener.
-type KeysReply struct {
-	Keys   []apikey.Key `json:"keys"`
-	Listen string       `json:"listen,omitempty"` // as in AddKeyReply
-	// LeftOut are bans in force that CrowdSec's bouncers cannot be told of: those of some ports only.
-	LeftOut int `json:"left_out"`
-}
-
-// HookRequest names a hook to be tested.
-type HookRequest struct {
-	Name string `json:"name"`
-}
-
-// HookReply says that the receiver took the message.
-type HookReply struct {
-	Name string  `json:"name"`
-	MS   float64 `json:"ms"` // that it took
 }
 
 // SaidCount counts what a node published, by kind; Unbans includes unallows.

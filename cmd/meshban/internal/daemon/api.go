@@ -13,6 +13,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/feed"
 	"github.com/meshban/meshban/cmd/meshban/internal/listener"
 	"github.com/meshban/meshban/fw"
@@ -82,9 +83,15 @@ func (a *api) changed(changes []ban.Change) {
 		case !c.Ports.IsAll():
 			a.portBans.Add(int64(count(c.Event == ban.EventBan) - count(c.Lift)))
 		case a.On():
-			t := listener.Touch{Prefix: c.Prefix, Source: c.Source, Fresh: c.Event == ban.EventBan}
-			if c.Event == ban.EventRefresh && c.Until.After(c.Was) {
+			t := listener.Touch{Prefix: c.Prefix, Source: c.Source, Gone: c.Lift, Fresh: c.Event == ban.EventBan}
+			if c.Lift {
+				t.Source = sourceBefore(c)
+			}
+			switch {
+			case c.Event == ban.EventRefresh && c.Until.After(c.Was):
 				t.Was = c.Was
+			case c.Event == ban.EventRefresh: // it may be what took back a longer ban
+				t.Source = ""
 			}
 			touches = append(touches, t)
 		}
@@ -92,6 +99,15 @@ func (a *api) changed(changes []ban.Change) {
 	if len(touches) > 0 {
 		a.Touched(time.Now(), touches...)
 	}
+}
+
+// sourceBefore returns the source of a ban that is no longer in force, or "" if something else ended it: then the change
+// has the source of that.
+func sourceBefore(c ban.Change) string {
+	if c.Event == ban.EventExpire {
+		return c.Source
+	}
+	return ""
 }
 
 // sparedChanged tells the listener of the ranges inside which an exception came or went.
@@ -103,14 +119,44 @@ func (a *api) sparedChanged() {
 	a.exceptions.Store(&now)
 	differ := without(old, now)
 	differ = append(differ, without(now, old)...)
-	slices.SortFunc(differ, comparePrefixes)
 	var touches []listener.Touch
-	for e := range a.d.state.Snapshot().Entries {
-		if len(e.Ports) == 0 && !e.Prefix.IsSingleIP() && inside(differ, e.Prefix) {
-			touches = append(touches, listener.Touch{Prefix: e.Prefix})
-		}
+	for p, e := range a.d.rangesAround(differ) {
+		touches = append(touches, listener.Touch{Prefix: p, Source: e.Source})
 	}
 	a.Touched(time.Now(), touches...)
+}
+
+// rangesAround returns the bans of ranges in force, of all ports, that contain one of some prefixes.
+func (d *Daemon) rangesAround(prefixes []netip.Prefix) map[netip.Prefix]ban.Entry {
+	found := make(map[netip.Prefix]ban.Entry)
+	for some := range slices.Chunk(prefixes, enforce.Chunk) {
+		d.state.View(func(t *ban.Table) {
+			for _, p := range some {
+				for _, e := range t.EnforcedCovering(p) {
+					if !e.Prefix.IsSingleIP() {
+						found[e.Prefix] = e
+					}
+				}
+			}
+		})
+	}
+	return found
+}
+
+// rangesLeftOut returns how many ranges bouncers are not told of.
+func (a *api) rangesLeftOut() int { return len(a.d.rangesAround(*a.exceptions.Load())) }
+
+// untold returns why bouncers are not told of a ban in force, or "" if they are.
+func (a *api) untold(prefix netip.Prefix, ports ban.Ports) string {
+	switch {
+	case !a.On():
+		return ""
+	case !ports.IsAll():
+		return "bouncers are not told of it, as it is of some ports only"
+	case !prefix.IsSingleIP() && inside(*a.exceptions.Load(), prefix):
+		return "bouncers are not told of it, as it has an exception inside"
+	}
+	return ""
 }
 
 // without returns the prefixes of a that b lacks; both are sorted.
@@ -238,7 +284,15 @@ func (d *Daemon) recordKey(ctx context.Context, now time.Time, what, name string
 	d.audit.Add(e)
 }
 
+// apiStatus returns nil if the listener is off.
+func (d *Daemon) apiStatus() *control.APIStatus {
+	if !d.api.On() {
+		return nil
+	}
+	return &control.APIStatus{Listen: d.api.Addr(), Held: int(d.api.Stats.Held.Load()), LeftOut: int(d.api.portBans.Load()), RangesLeftOut: d.api.rangesLeftOut()}
+}
+
 // Keys implements control.Agent.
 func (d *Daemon) Keys(context.Context) (control.KeysReply, error) {
-	return control.KeysReply{Keys: d.api.keys.List(), Listen: d.api.Addr(), LeftOut: int(d.api.portBans.Load())}, nil
+	return control.KeysReply{Keys: d.api.keys.List(), Listen: d.api.Addr(), LeftOut: int(d.api.portBans.Load()), RangesLeftOut: d.api.rangesLeftOut()}, nil
 }

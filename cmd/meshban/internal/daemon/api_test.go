@@ -127,6 +127,25 @@ func TestAPIServesWhatIsInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.told(t, "an allow inside a range", nil, []string{"198.51.100.0/24"})
+	if rep, err := b.Keys(t.Context()); err != nil || rep.RangesLeftOut != 1 || rep.LeftOut != 0 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	untold := func(prefix string, want int) {
+		t.Helper()
+		rep, err := b.Why(t.Context(), netip.MustParsePrefix(prefix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, f := range rep.Findings {
+			n += strings.Count(f.Status, "bouncers are not told")
+		}
+		if n != want {
+			t.Errorf("%d findings about %s say that bouncers are not told, want %d: %+v", n, prefix, want, rep.Findings)
+		}
+	}
+	untold("198.51.100.9/32", 1)
+	untold("192.0.2.1/32", 0)
 	if _, err := b.Unallow(t.Context(), control.UnallowRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}}); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +161,11 @@ func TestAPIServesWhatIsInForce(t *testing.T) {
 	}
 	b.ban(t, time.Hour, "203.0.113.2/32")
 	b.told(t, "a ban of a port", []string{"203.0.113.2"}, nil)
-	if rep, err := b.Keys(t.Context()); err != nil || rep.LeftOut != 1 || len(rep.Keys) != 1 || rep.Keys[0].Use.Agent != "Go-http-client" {
+	untold("203.0.113.1/32", 1)
+	if s, err := b.Status(t.Context()); err != nil || s.API == nil || s.API.Listen != b.api.Addr() || s.API.LeftOut != 1 || s.API.RangesLeftOut != 0 {
+		t.Errorf("status: %+v, %v", s.API, err)
+	}
+	if rep, err := b.Keys(t.Context()); err != nil || rep.LeftOut != 1 || rep.RangesLeftOut != 0 || len(rep.Keys) != 1 || rep.Keys[0].Use.Agent != "Go-http-client" {
 		t.Errorf("%+v, %v", rep, err)
 	}
 	if _, err := b.Unban(t.Context(), control.UnbanRequest{Prefixes: control.Prefixes{netip.MustParsePrefix("203.0.113.1/32")}}); err != nil {

@@ -114,7 +114,7 @@ func (d *Daemon) figures() {
 	counter("api_forbidden_total", d.api.Stats.Forbidden.Load)
 	counter("api_dropped_total", d.api.Stats.Dropped.Load)
 	gauge("api_answers_held", func() float64 { return float64(d.api.Stats.Held.Load()) })
-	gauge("api_bans_left_out", func() float64 { return float64(d.api.portBans.Load()) })
+	gauge("api_bans_left_out", func() float64 { return float64(int(d.api.portBans.Load()) + d.api.rangesLeftOut()) })
 	counter("hooks_sent_total", func() uint64 { return d.hooks.Stats().Sent })
 	counter("hooks_failed_total", func() uint64 { return d.hooks.Stats().Failed })
 	counter("hooks_dropped_events_total", func() uint64 { return d.hooks.Stats().Dropped })

@@ -184,7 +184,8 @@ func (p *past) load(b []byte) error {
 func (p *past) known(now time.Time) (all []listener.Ended) {
 	for _, k := range p.ended.Keys() {
 		if v, ok := p.ended.Peek(k); ok && k.(banKey).ports.IsAll() && now.Sub(v.(endedBan).at) < pastKept {
-			all = append(all, listener.Ended{Prefix: k.(banKey).prefix, At: v.(endedBan).at})
+			e := v.(endedBan)
+			all = append(all, listener.Ended{Prefix: k.(banKey).prefix, At: e.at, Source: sourceBefore(e.change)})
 		}
 	}
 	return all

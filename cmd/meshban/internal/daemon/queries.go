@@ -122,6 +122,9 @@ func (d *Daemon) explain(prefix netip.Prefix) (reply control.WhyReply, banned bo
 			} else if len(left) > 0 {
 				out.Status += ", but it " + leavesOut(left)
 			}
+			if text := d.api.untold(f.Prefix, f.Ports); text != "" {
+				out.Status += "; " + text
+			}
 			if not == "" && why != "" && f.Prefix.Bits() <= prefix.Bits() && f.Ports.IsAll() && d.spares(f.Prefix, prefix) == "" {
 				why, verdict.Prefix, verdict.Ports, verdict.Until = "", f.Prefix, f.Ports, f.Until // another ban drops it
 			}
@@ -320,6 +323,7 @@ func (d *Daemon) localStatus() control.Status {
 			Backend: kernel.Backend, Enforced: kernel.Enforced, NotEnforced: kernel.NotEnforced, Repairs: kernel.Repairs, LastError: kernel.LastError,
 			LeavesOut: d.around(),
 		},
+		API:      d.apiStatus(),
 		Lines:    d.lineStatus(file),
 		Problems: d.problems.list(now),
 	}

@@ -12,7 +12,8 @@ import (
 // Touch says that the ban of a prefix has changed.
 type Touch struct {
 	Prefix netip.Prefix
-	Source string // of the ban; "" = unknown
+	Source string // of the ban that is in force, or was until now; "" = unknown
+	Gone   bool   // it is no longer in force
 	// Fresh means that the prefix was not in force before.
 	Fresh bool
 	// Was is the end that was said before, if the ban now lasts longer.
@@ -39,6 +40,8 @@ type entry struct {
 	at     int64  // Unix time
 	stale  uint64 // number of the prefix's newest entry that was not fresh: who knows less than that has never seen it
 	list   string // the list that the ban came from, or ""
+	source string // of the newest ban in force; "" = unknown
+	mixed  bool   // clients may have been told of a ban from another source
 }
 
 // repeat is a ban that lasts longer than some clients know, who ignore it until the end that they know.
@@ -64,7 +67,7 @@ func (h *repeats) Pop() any {
 func newChanges(known []Ended) *changes {
 	c := &changes{wake: make(chan struct{}, 1), first: 1, last: make(map[netip.Prefix]uint64), changed: make(chan struct{})}
 	for _, e := range known {
-		c.addLocked(e.At, Touch{Prefix: e.Prefix})
+		c.addLocked(e.At, Touch{Prefix: e.Prefix, Source: e.Source, Gone: true})
 	}
 	return c
 }
@@ -90,7 +93,7 @@ func (c *changes) add(now time.Time, touches []Touch) {
 
 func (c *changes) addLocked(now time.Time, t Touch) {
 	n := c.first + uint64(len(c.log))
-	e := entry{prefix: t.Prefix, at: now.Unix(), stale: n}
+	e := entry{prefix: t.Prefix, at: now.Unix(), stale: n, source: t.Source, mixed: !t.Fresh && (!t.Gone || t.Source == "")}
 	name, ok := strings.CutPrefix(t.Source, listSource)
 	if ok {
 		e.list = name
@@ -102,6 +105,10 @@ func (c *changes) addLocked(now time.Time, t Touch) {
 		} else if !ok {
 			e.list = was.list // an unban does not say where the ban came from
 		}
+		if t.Source == "" && t.Gone {
+			e.source = was.source
+		}
+		e.mixed = was.mixed || e.source != was.source
 	} else if t.Fresh {
 		e.stale = 0
 	}
@@ -156,7 +163,11 @@ func (c *changes) tell(now time.Time) time.Duration {
 	defer c.mu.Unlock()
 	for len(c.repeats) > 0 && !c.repeats[0].at.After(now) {
 		r := heap.Pop(&c.repeats).(repeat)
-		c.addLocked(now, Touch{Prefix: r.prefix})
+		var source string
+		if n, ok := c.last[r.prefix]; ok {
+			source = c.log[n-c.first].source
+		}
+		c.addLocked(now, Touch{Prefix: r.prefix, Source: source})
 		if r.again {
 			c.repeatLocked(repeat{r.at.Add(repeatAgain - repeatAfter), r.prefix, false})
 		}

@@ -59,6 +59,7 @@ type Config struct {
 type Ended struct {
 	Prefix netip.Prefix
 	At     time.Time
+	Source string // of the ban; "" = unknown
 }
 
 func (c Config) validate() error {

@@ -155,7 +155,7 @@ func (w *world) end(prefix string) {
 	w.mu.Lock()
 	delete(w.bans, p)
 	w.mu.Unlock()
-	w.Touched(time.Now(), Touch{Prefix: p, Source: "cli"})
+	w.Touched(time.Now(), Touch{Prefix: p, Gone: true})
 }
 
 // ask sends a request with the key for reading. Its header is pairs of words.
@@ -266,7 +266,7 @@ func TestCursorsArePerAddressAndProgram(t *testing.T) {
 }
 
 func TestNeverSeenIsToldEverything(t *testing.T) {
-	w := newWorld(t, Ended{netip.MustParsePrefix("198.51.100.1/32"), time.Now().Add(-time.Hour)}, Ended{netip.MustParsePrefix("198.51.100.2/32"), time.Now()})
+	w := newWorld(t, Ended{netip.MustParsePrefix("198.51.100.1/32"), time.Now().Add(-time.Hour), ""}, Ended{netip.MustParsePrefix("198.51.100.2/32"), time.Now(), ""})
 	w.set("192.0.2.1/32", "cli", time.Hour)
 	w.set("198.51.100.2/32", "cli", time.Hour)
 	w.pull(t, "").is(t, "after a restart of the agent", []string{"192.0.2.1", "198.51.100.2"}, []string{"198.51.100.1"})

@@ -128,13 +128,23 @@ func (q *query) place(p netip.Prefix) bool {
 
 // fits reports whether the query asks for a ban.
 func (q *query) fits(b Ban) bool {
-	if q.nothing || !q.place(b.Prefix) || !q.key.Reads(b.Prefix, b.Source) {
+	if q.nothing || !q.place(b.Prefix) || !q.from(b.Prefix, b.Source) {
 		return false
 	}
-	if q.value.IsValid() && b.Prefix != q.value || q.inside && (b.Prefix.Bits() < q.at.Bits() || !q.at.Overlaps(b.Prefix)) {
+	return (!q.value.IsValid() || b.Prefix == q.value) && (!q.inside || b.Prefix.Bits() >= q.at.Bits() && q.at.Overlaps(b.Prefix))
+}
+
+// lost reports whether a client with this query may have been told of the ban of an entry that is no longer in force.
+func (q *query) lost(e entry) bool {
+	return q.place(e.prefix) && (e.mixed || q.from(e.prefix, e.source))
+}
+
+// from reports whether the query asks for bans from a source.
+func (q *query) from(p netip.Prefix, source string) bool {
+	if !q.key.Reads(p, source) {
 		return false
 	}
-	origin, scenario := namesOf(b.Source)
+	origin, scenario := namesOf(source)
 	if len(q.origins) > 0 && !slices.Contains(q.origins, origin) {
 		return false
 	}

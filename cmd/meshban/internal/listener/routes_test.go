@@ -143,7 +143,62 @@ func TestKeysNarrowWhatIsRead(t *testing.T) {
 	w.end("2001:db8::1/128")
 	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of another family", nil, nil)
 	w.end("192.0.2.2/32")
-	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of another source", nil, []string{"192.0.2.2"})
+	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of another source", nil, nil)
+	w.end("192.0.2.1/32")
+	w.pull(t, "", "X-Api-Key", narrow).is(t, "the end of its source", nil, []string{"192.0.2.1"})
+}
+
+// A key that reads some sources is told of the ends that it may have to know of and, where the listener knows, of no
+// others.
+func TestEndsAreNarrowedToSources(t *testing.T) {
+	const addr = "192.0.2.1/32"
+	p := netip.MustParsePrefix(addr)
+	set := func(source string) func(*world) { return func(w *world) { w.set(addr, source, time.Hour) } }
+	end := func(w *world) { w.end(addr) }
+	touch := func(touch Touch) func(*world) {
+		touch.Prefix = p
+		return func(w *world) { w.Touched(time.Now(), touch) }
+	}
+	again := func(w *world) {
+		w.changes.mu.Lock()
+		w.changes.repeatLocked(repeat{at: time.Now(), prefix: p})
+		w.changes.mu.Unlock()
+		w.changes.tell(time.Now())
+	}
+	for _, c := range []struct {
+		name   string
+		known  []Ended
+		before []func(*world) // the client asks after each
+		then   func(*world)
+		told   bool
+	}{
+		{"ok: its own", nil, []func(*world){set("line:sshd")}, end, true},
+		{"ok: its own that became another's", nil, []func(*world){set("line:sshd")}, set("cli"), true},
+		{"ok: its own, which began before the log", nil, nil, touch(Touch{Gone: true, Source: "line:sshd"}), true},
+		{"ok: nobody knows whose", nil, nil, touch(Touch{Gone: true}), true},
+		{"ok: another's, after a longer one that may have been its own", nil, []func(*world){set("cli"), touch(Touch{})}, end, true},
+		{"ok: another's, after its own", nil, []func(*world){set("line:sshd"), end, set("cli")}, end, true},
+		{"bad: another's", nil, []func(*world){set("cli")}, end, false},
+		{"bad: another's that was said again", nil, []func(*world){set("cli"), again}, end, false},
+		{"bad: another's, which began before the log", nil, nil, touch(Touch{Gone: true, Source: "cli"}), false},
+		{"ok: its own, before a restart", []Ended{{p, time.Now(), "line:sshd"}}, nil, func(*world) {}, true},
+		{"bad: another's, before a restart", []Ended{{p, time.Now(), "cli"}}, nil, func(*world) {}, false},
+	} {
+		w := newWorld(t, c.known...)
+		w.halt()
+		narrow := w.key(t, w.cfg.Keys, apikey.Key{Name: "narrow", May: []string{apikey.Read}, Sources: []string{"line:*"}})
+		if c.known == nil {
+			w.pull(t, "", "X-Api-Key", narrow)
+		}
+		for _, f := range c.before {
+			f(w)
+			w.pull(t, "", "X-Api-Key", narrow)
+		}
+		c.then(w)
+		if got := len(w.pull(t, "", "X-Api-Key", narrow).Deleted) == 1; got != c.told {
+			t.Errorf("%s: told %v, want %v", c.name, got, c.told)
+		}
+	}
 }
 
 func TestChanges(t *testing.T) {

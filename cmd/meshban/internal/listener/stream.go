@@ -94,7 +94,7 @@ func (s *Server) everything(ctx context.Context, a *answer, q *query, first, nex
 	var gone []ended
 	oldest := time.Now().Add(-changesKept).Unix()
 	if _, err := s.each(first, next, func(e entry, b Ban) error {
-		if !b.Prefix.IsValid() && e.at >= oldest && q.place(e.prefix) {
+		if !b.Prefix.IsValid() && e.at >= oldest && q.lost(e) {
 			gone = append(gone, ended{e.prefix, e.list})
 		}
 		return nil
@@ -131,7 +131,7 @@ func (s *Server) since(a *answer, q *query, from, next uint64) (gone []ended, wh
 		switch {
 		case b.Prefix.IsValid() && q.fits(b):
 			return a.ban(b)
-		case e.stale >= from && q.place(e.prefix): // else the client has never heard of it
+		case e.stale >= from && q.lost(e): // else the client has never heard of it
 			gone = append(gone, ended{e.prefix, e.list})
 		}
 		return nil

@@ -318,6 +318,7 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 			Tried: []control.Attempt{{Backend: "ipset", Error: "no such module"}},
 		},
 		Lines:    control.LineStatus{File: "/var/lib/meshban/newbans.log", Accepted: 12, Ignored: 4, Echoes: 2, Emitted: 7},
+		API:      &control.APIStatus{Listen: "127.0.0.1:8080", Held: 3, LeftOut: 2, RangesLeftOut: 1},
 		Problems: problems, Reminders: []string{"export ca.key"},
 	}, nil
 }
@@ -477,7 +478,7 @@ func (a *Agent) Keys(context.Context) (control.KeysReply, error) {
 	used := apikey.Use{At: a.now(), Addr: netip.MustParseAddr("127.0.0.1"), Agent: "crowdsec-firewall-bouncer", Version: "v0.0.25"}
 	return control.KeysReply{
 		Keys:    []apikey.Key{{Name: "web1", May: []string{apikey.Read}, Rate: apikey.DefaultRate, Sources: []string{"line:*"}, Added: a.now(), Use: used}},
-		LeftOut: 2,
+		LeftOut: 2, RangesLeftOut: 1,
 	}, nil
 }
 
