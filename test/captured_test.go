@@ -17,7 +17,7 @@ import (
 )
 
 // hostileID waits until every honest node with a running agent sees the hostile member, and returns its id. A suspect is as
-// much of a member: on a busy machine the hostile program is slow to answer by TCP, and it cannot prove an answer by UDP.
+// much of a member: on a busy machine the hostile program is slow to answer by TCP, and a mute one cannot prove an answer by UDP.
 func (s *siege) hostileID(t *testing.T) string {
 	t.Helper()
 	var id string

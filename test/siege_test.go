@@ -95,7 +95,7 @@ var siegeCases = []siegeCase{
 	{name: "bans for a moment", attack: "moments"},
 	{name: "unbans of nothing", attack: "cancels"},
 	{name: "marks of 2^63-1", attack: "marks", ban: func(*siege, netip.Addr) string { return fresh24s() }},
-	{name: "marks a little ahead", attack: "lift", ban: func(*siege, netip.Addr) string { return fresh24s() }},
+	{name: "marks a little ahead", attack: "ahead", ban: func(*siege, netip.Addr) string { return fresh24s() }},
 	{name: "accusations that cannot be denied", attack: "doom", after: func(t *testing.T, s *siege) { s.inSync(t, syncLimit) }},
 }
 
@@ -298,19 +298,23 @@ func (s *siege) notice(t *testing.T, c siegeCase, had []float64) {
 	}
 }
 
-// told waits until the node's status shows the attack and names the attacker by its certified name. The number in the
-// name may be that of an earlier attacker: all hostile members share an address, which a node reports at most once a
-// minute.
+// told waits until the node's status shows the attack and names the attacker by its certified name. Except for what is
+// held, the number in the name may be that of an earlier attacker: all hostile members share an address, which a node
+// reports at most once a minute.
 func (s *siege) told(t *testing.T, n *node, c siegeCase) {
 	t.Helper()
+	name := hostileName
+	if strings.HasPrefix(c.tells, "held:") {
+		name = s.attacker() + " "
+	}
 	eventually(t, afterwards, func() error {
 		said := n.status(t).Problems
 		for _, p := range said {
-			if strings.HasPrefix(p, c.tells) && (c.nobody || strings.Contains(p, hostileName) && !strings.Contains(p, claimedName)) {
+			if strings.HasPrefix(p, c.tells) && (c.nobody || strings.Contains(p, name) && !strings.Contains(p, claimedName)) {
 				return nil
 			}
 		}
-		return fmt.Errorf("%s: no problem %q that names %s among %q", n.Name, c.tells, hostileName, said)
+		return fmt.Errorf("%s: no problem %q that names %s among %q", n.Name, c.tells, name, said)
 	})
 }
 

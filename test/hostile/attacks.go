@@ -53,6 +53,7 @@ var attacks = map[string]func(context.Context, *world) error{
 	"words":        words,
 	"moments":      moments,
 	"lift":         lift,
+	"ahead":        liftAhead,
 	"each":         each,
 	"cancels":      cancels,
 	"bomb":         unbans,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"math"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 // Attacks that a certified member can make with ops alone.
@@ -55,8 +57,26 @@ func (w *world) marks(epoch, seq uint64) []ban.Mark {
 	return all[:min(len(all), ban.MaxMarks)]
 }
 
-// soFar returns marks that cover every honest member's frames until now: epochs are times in seconds.
-func (w *world) soFar() []ban.Mark { return w.marks(uint64(time.Now().Unix()), math.MaxUint32) }
+// ahead returns marks a little ahead of every honest member's frames: epochs are times in seconds.
+func (w *world) ahead() []ban.Mark { return w.marks(uint64(time.Now().Unix()), math.MaxUint32) }
+
+// soFar returns marks that cover what the honest members have said so far. A node refuses marks above its own last frame.
+func (w *world) soFar(ctx context.Context) ([]ban.Mark, error) {
+	ctx, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	last, members := make(map[ban.Origin]ban.Mark), w.members()
+	w.vectorsOf(ctx, func(origin frame.ID, epoch, seq uint64) {
+		m := ban.Mark{Origin: ban.Origin(origin), Epoch: epoch, Seq: seq}
+		if had := last[m.Origin]; members[origin] != nil && (epoch > had.Epoch || epoch == had.Epoch && seq > had.Seq) {
+			last[m.Origin] = m
+		}
+	})
+	if len(last) == 0 {
+		return nil, errors.New("no target says what it has seen")
+	}
+	all := slices.SortedFunc(maps.Values(last), func(a, b ban.Mark) int { return bytes.Compare(a.Origin[:], b.Origin[:]) })
+	return all[:min(len(all), ban.MaxMarks)], nil
+}
 
 // within returns the i-th run of n single addresses of a prefix.
 func within(p netip.Prefix, i, n int) []netip.Prefix {
@@ -191,24 +211,34 @@ func moments(ctx context.Context, w *world) error {
 
 // lift unbans prefixes, no matter who banned addresses inside them.
 func lift(ctx context.Context, w *world) error {
+	marks, err := w.soFar(ctx)
 	every(ctx, 90, func(i int) {
-		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: w.soFar(), Source: "cli"}, w.bans[i%len(w.bans)]))
+		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: marks, Source: "cli"}, w.bans[i%len(w.bans)]))
+	})
+	return err
+}
+
+// liftAhead is lift with marks that cover what the honest members have yet to say.
+func liftAhead(ctx context.Context, w *world) error {
+	every(ctx, 90, func(i int) {
+		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: w.ahead(), Source: "cli"}, w.bans[i%len(w.bans)]))
 	})
 	return nil
 }
 
 // each lifts other members' bans inside prefixes, address by address.
 func each(ctx context.Context, w *world) error {
+	marks, err := w.soFar(ctx)
 	every(ctx, fullFrames, func(i int) {
 		p := w.bans[i%len(w.bans)]
-		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: w.soFar(), Source: "cli"}, within(p, i/len(w.bans), 200)...))
+		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: marks, Source: "cli"}, within(p, i/len(w.bans), 200)...))
 	})
-	return nil
+	return err
 }
 
 // cancels unbans addresses that nobody banned, each a new one, with as many marks as allowed.
 func cancels(ctx context.Context, w *world) error {
-	ms := w.soFar()
+	ms, err := w.soFar(ctx)
 	for len(ms) < ban.MaxMarks {
 		m := ban.Mark{Epoch: 1, Seq: 1}
 		_, _ = rand.Read(m.Origin[:])
@@ -218,19 +248,20 @@ func cancels(ctx context.Context, w *world) error {
 	every(ctx, fullFrames, func(i int) {
 		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: ms, Source: "cli"}, within(netip.PrefixFrom(netip.AddrFrom4([4]byte{30}), 32), i, 200)...))
 	})
-	return nil
+	return err
 }
 
 // unbans lifts each prefix thousands of times.
 func unbans(ctx context.Context, w *world) error {
+	marks, err := w.soFar(ctx)
 	every(ctx, fullFrames, func(i int) {
 		at := make([]netip.Prefix, ban.MaxOpsPerFrame)
 		for j := range at {
 			at[j] = w.bans[i/bombFrames%len(w.bans)]
 		}
-		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: w.soFar(), Source: "cli"}, at...))
+		w.send(w.frameOf(ban.Op{Kind: ban.KindUnban, Marks: marks, Source: "cli"}, at...))
 	})
-	return nil
+	return err
 }
 
 // farMarks lifts bans before they are made.

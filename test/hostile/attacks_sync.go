@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
+
 	"github.com/meshban/meshban/mesh/frame"
 )
 
@@ -39,7 +41,7 @@ type session struct {
 }
 
 // sessions begins sessions until ctx ends, at most hz a second. It calls do for each one once the target has answered
-// the check, and ignores all other messages of the target.
+// the check, and hear with all other messages, if it is set.
 func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 	next := time.Now()
 	for ctx.Err() == nil {
@@ -52,6 +54,8 @@ func (w *world) sessions(ctx context.Context, hz int, do func(session)) {
 		case b := <-w.heard:
 			if s, ok := differs(b); ok {
 				do(s)
+			} else if w.hear != nil {
+				w.hear(b)
 			}
 		case <-time.After(time.Until(next)):
 		case <-ctx.Done():
@@ -88,6 +92,48 @@ func readNumber(b []byte) (v uint64, rest []byte, ok bool) {
 		v = v<<8 | uint64(c)
 	}
 	return v, b[1+n:], true
+}
+
+// vectorsOf asks the targets until ctx ends or each of them has answered what they have seen: saw is called with each
+// stream and the last number that was seen of it.
+func (w *world) vectorsOf(ctx context.Context, saw func(origin frame.ID, epoch, seq uint64)) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	answered := make(map[string]bool)
+	w.hear = func(b []byte) {
+		var m []any // kind, sender, ... and the body, see syncMessage
+		h := &codec.MsgpackHandle{}
+		if len(b) < 4 || b[0] != kindSync || b[3] != syncVector || codec.NewDecoderBytes(b[1:], h).Decode(&m) != nil {
+			return
+		}
+		for _, s := range m[5].([]any)[4].([]any) {
+			v := s.([]any) // see stream
+			var last uint64
+			for seen := v[6].([]byte); len(seen) > 0; {
+				d, n := binary.Uvarint(seen)
+				last, seen = last+d, seen[max(n, 1):]
+			}
+			saw(frame.ID(v[0].([]byte)), unsigned(v[1]), last)
+		}
+		if answered[string(m[2].([]byte))] = true; len(answered) == len(w.targets) {
+			stop()
+		}
+	}
+	defer func() { w.hear = nil }()
+	w.sessions(ctx, 20, func(s session) {
+		w.say(syncToken(syncVector, w.id, s.id, s.mine, vector([32]byte{1}, 1)))
+	})
+}
+
+// unsigned returns a number as the decoder makes it.
+func unsigned(v any) uint64 {
+	switch n := v.(type) {
+	case int64:
+		return uint64(n)
+	case uint64:
+		return n
+	}
+	return 0
 }
 
 // wants asks for everything again and again: in its own sessions, and in the name of another in sessions that never began.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
@@ -217,18 +215,15 @@ var versions = []uint8{1, 5, 2, 0, 0, 0}
 
 // seal encrypts as memberlist does, in either version of its encryption.
 func seal(key [32]byte, version byte, plain, data []byte) []byte {
-	block, err := aes.NewCipher(key[:])
-	if err != nil {
-		panic(err)
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		panic(err)
-	}
-	b := make([]byte, 13, 13+len(plain)+16)
-	b[0] = version
-	_, _ = rand.Read(b[1:])
-	return gcm.Seal(b, b[1:13], plain, data)
+	nonce := make([]byte, 12)
+	_, _ = rand.Read(nonce)
+	return sealWith(key, version, nonce, plain, data)
+}
+
+// sealWith is seal with a given nonce.
+func sealWith(key [32]byte, version byte, nonce, plain, data []byte) []byte {
+	b := append(append(make([]byte, 0, 13+len(plain)+16), version), nonce...)
+	return gcm(key).Seal(b, nonce, plain, data)
 }
 
 // sealStream returns a message encrypted for a stream.

@@ -47,10 +47,13 @@ type world struct {
 	name    string           // in its certificate
 	life    time.Duration    // of its frames and bans
 	size    int              // ops in a frame, for the attack that has a choice
+	mute    bool             // it proves neither its address nor its packets
 
 	ml     *memberlist.Memberlist
+	proofs *proofs // nil: its packets carry none
 	udp    *net.UDPConn
-	heard  chan []byte // messages of others; memberlist sends, attacks receive, nobody closes; dropped if full
+	hear   func([]byte) // see sessions
+	heard  chan []byte  // messages of others; memberlist sends, attacks receive, nobody closes; dropped if full
 	root   atomic.Pointer[ack]
 	epoch  uint64
 	seq    uint64
@@ -86,6 +89,7 @@ func run() error {
 	flag.StringVar(&w.name, "name", "hostile", "the name in its certificate")
 	flag.DurationVar(&w.life, "life", 20*time.Second, "how long what it bans lasts: short, so that one attack does not leave the next what it did")
 	flag.IntVar(&w.size, "size", ban.MaxOpsPerFrame, "how many ops a frame of the attack \"ports\" has")
+	flag.BoolVar(&w.mute, "mute", false, "prove neither its address nor its packets, as somebody with a stolen certificate could")
 	flag.Parse()
 	runtime.GOMAXPROCS(1) // a real attacker does not use the processors of its victims
 	w.ca = *ca
@@ -217,6 +221,14 @@ func (w *world) join(meet bool) error {
 	conf.ProbeInterval = 500 * time.Millisecond
 	conf.Logger = log.New(io.Discard, "", 0)
 	conf.Delegate, conf.Ping = w, w
+	if !w.mute {
+		w.proofs = newProofs(w.key, w.secrets)
+		conf.Events = w.proofs
+		var err error
+		if conf.Transport, err = newProvingTransport(conf, w.proofs); err != nil {
+			return err
+		}
+	}
 	var err error
 	if w.ml, err = memberlist.Create(conf); err != nil {
 		return err
@@ -242,8 +254,11 @@ func (w *world) NodeMeta(limit int) []byte {
 	return meta(w.pub(), claimedName, "1", place(w.key, w.secrets.MeshID, w.self), limit)
 }
 
-// NotifyMsg keeps messages of others.
+// NotifyMsg keeps messages of others, and answers the question whether this member is at its address.
 func (w *world) NotifyMsg(b []byte) {
+	if w.proofs != nil {
+		w.answer(b)
+	}
 	select {
 	case w.heard <- slices.Clone(b):
 	default:

@@ -14,8 +14,16 @@ func (w *world) raw(b []byte) {
 	}
 }
 
-// packet sends an encrypted packet to every target.
-func (w *world) packet(plain []byte) { w.raw(seal(w.secrets.GossipKey, 1, plain, nil)) }
+// packet sends an encrypted packet to every target, with a proof if this is a member.
+func (w *world) packet(plain []byte) {
+	if w.proofs == nil {
+		w.raw(seal(w.secrets.GossipKey, 1, plain, nil))
+		return
+	}
+	for _, to := range w.targets {
+		w.count(w.udp.WriteToUDPAddrPort(w.proofs.seal(to, plain), to))
+	}
+}
 
 // say sends one of meshban's messages to every target.
 func (w *world) say(msg []byte) { w.packet(append([]byte{mlUser}, msg...)) }

@@ -25,9 +25,8 @@ import (
 // node's answers, and what it does with the answers of others.
 
 const (
-	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown. For
-	// a question about an address it is askAddrLimit, because the nodes ask their fail2ban.
-	askLimit, askAddrLimit = 800 * time.Millisecond, 1800 * time.Millisecond
+	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
+	askLimit = 750 * time.Millisecond
 	// membersFresh and statusFresh bound the age of the answers that members and status show.
 	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
 	// tellFresh is how long this node gives the same answer about itself, however many ask.
@@ -224,11 +223,7 @@ func cleanTexts(list []string, most int) []string {
 
 // ask asks members a question.
 func (d *Daemon) ask(ctx context.Context, ids []frame.ID, q question) []heard {
-	limit := askLimit
-	if q.Addr != "" {
-		limit = askAddrLimit
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	text, err := json.Marshal(q)
 	if err != nil { // texts always encode

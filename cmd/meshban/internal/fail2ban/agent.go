@@ -26,7 +26,7 @@ const (
 	// peerWait bounds how long a peer's question may take: less than the peer waits, but more than Python takes to
 	// start. maxPeerBans is how many bans the answer names. peerBurst is how many such questions may run the client
 	// at once; after that, one per minInterval may.
-	peerWait    = 1200 * time.Millisecond
+	peerWait    = 550 * time.Millisecond
 	maxPeerBans = 8
 	peerBurst   = 4
 )
