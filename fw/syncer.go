@@ -50,6 +50,7 @@ type SyncerConfig struct {
 	// Exceptions, if set, returns what is never dropped. It is called in the same way, and must be no older than the
 	// entries submitted or returned by Snapshot before.
 	Exceptions  func() Exceptions
+	Paused      bool          // start as after Pause
 	CheckEvery  time.Duration // 0 = DefaultCheckEvery
 	GlanceEvery time.Duration // 0 = DefaultGlanceEvery
 	Logger      *slog.Logger  // nil = silent
@@ -90,6 +91,7 @@ type Status struct {
 	Overflows uint64 // times that the queue was full
 	Uncalled  uint64 // callbacks that were refused, or got ErrWaiting, because too many waited
 
+	Paused      bool      // the kernel drops nothing: see Pause
 	Unsavable   bool      // `nft list ruleset` prints the rules in a form that cannot be loaded again
 	LetsThrough string    // which packets cannot be dropped on this machine, and why; "" = none
 	Problem     string    // what is wrong now; "" = nothing
@@ -113,6 +115,7 @@ type Syncer struct {
 	work  work
 	// unplaced holds the exceptions that the kernel lacks; nil = none.
 	unplaced atomic.Pointer[prefixes]
+	paused   atomic.Bool // the kernel has taken the exception for everything
 	// books guards work.held, work.refused and work.split for readers without the token.
 	books sync.RWMutex
 
@@ -146,6 +149,7 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	s.st.Backend = cfg.Backend.Name()
 	s.traits = cfg.Backend.Traits()
 	s.st.LetsThrough, s.st.Unsavable = s.traits.LetsThrough, s.traits.Unsavable
+	s.work.pausing = cfg.Paused
 	s.work.refused, s.work.split = make(refused), newSplit(nil)
 	s.owner <- struct{}{}
 	return s, nil
@@ -221,6 +225,7 @@ func (s *Syncer) Status() Status {
 	case s.lasting != "":
 		st.LastError = s.lasting
 	}
+	st.Paused = s.paused.Load()
 	st.Queued = s.inbox.fresh.updates + s.inbox.bulk.updates
 	return st
 }

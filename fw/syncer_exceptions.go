@@ -58,6 +58,9 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 	if s.cfg.Exceptions != nil {
 		all = s.cfg.Exceptions()
 	}
+	if s.work.pausing {
+		all.Never = allAddresses // Allow stays, so that the end of the pause changes one list
+	}
 	want, unplaced := all.fit()
 	s.work.networks = fitNetworks(all.Networks)
 	s.work.splitAnew()
@@ -72,6 +75,7 @@ func (s *Syncer) except(ctx context.Context, anew bool) error {
 	}
 	if err == nil {
 		x.placed, x.known, x.failed, x.retryAt, x.why = want, true, 0, time.Time{}, ""
+		s.paused.Store(s.work.pausing)
 	} else {
 		// The old or the new list may be in force, so only what is in both is certainly held.
 		var not prefixes

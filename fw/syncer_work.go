@@ -29,6 +29,7 @@ type work struct {
 	held    tracker // what the kernel has taken
 	refused refused // what it should hold but does not, except what is withheld
 	except  excepted
+	pausing bool // nothing is to be dropped
 	split   *split
 	// networks are this machine's networks; those in split are left out of what the kernel holds.
 	networks networks
@@ -251,6 +252,9 @@ func (s *Syncer) Holds(e Entry) (ok bool, why string) {
 	if s.cfg.Backend.Name() == NameNone {
 		return false, whyNone
 	}
+	if s.paused.Load() {
+		return false, WhyPaused
+	}
 	if x, withheld := s.Withheld(e.Prefix); withheld {
 		return false, fmt.Sprintf("the kernel does not hold the exception %v inside or around it", x)
 	}
@@ -443,7 +447,7 @@ func (s *Syncer) count() {
 	withheld := w.except.withheld.len()
 	enforced := w.held.len() - w.split.surplus()
 	not := withheld + w.refused.len() + len(w.split.whole)
-	if s.cfg.Backend.Name() == NameNone {
+	if s.cfg.Backend.Name() == NameNone || s.paused.Load() {
 		enforced, not = 0, enforced+not
 	}
 	problem := cmp.Or(w.except.problem(), w.refused.problem(), w.split.problem())

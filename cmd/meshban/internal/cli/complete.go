@@ -86,6 +86,8 @@ func (c *command) candidates(ctx *cli.Context, before []string, last string) []s
 		return nil
 	}
 	switch typed.verb.name {
+	case "pause":
+		return []string{"10m", "1h", "off"}
 	case "unban", "why", "list":
 		return banned(ctx.Context, control.NewClient(socketOf(dir)), last)
 	case "allow":

@@ -186,6 +186,9 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 	if s.Firewall.LeavesOut != "" {
 		fw = append(fw, s.Firewall.LeavesOut)
 	}
+	if p := s.Paused; p != nil {
+		fw = append(fw, "paused until "+p.Until.String()+": nothing is dropped")
+	}
 	field(c.out, "firewall", fw...)
 	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
 		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),

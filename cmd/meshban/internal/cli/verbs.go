@@ -125,6 +125,12 @@ func (c *command) lookVerbs() []*verb {
 			toggle("addresses", "with --bundle: leave addresses as they are"),
 			linesFlag(),
 		}},
+		{name: "pause", args: "D | off", short: "drop nothing for a while, to see whether it is meshban", action: c.pause, flags: []cli.Flag{
+			toggle("all", "every node of the mesh; needs ca.key, an hour at most"),
+			reasonFlag(),
+			toggle("dry-run", "show what it would let through, and change nothing"),
+			yesFlag(), objectFlag(),
+		}},
 		{name: "watch", short: "follow events as they happen", action: c.watch, flags: append([]cli.Flag{linesFlag()}, exabgpFlags()...)},
 		{name: "audit", args: "[ADDR]", short: "show who changed what, when and why", action: c.audit, flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),

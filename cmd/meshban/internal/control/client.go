@@ -116,6 +116,11 @@ func (c *Client) Forget(ctx context.Context, req ForgetRequest) (ForgetReply, er
 	return call[ForgetReply](ctx, c, pathForget, req)
 }
 
+// Pause has the node, or every node, drop nothing for a while.
+func (c *Client) Pause(ctx context.Context, req PauseRequest) (PauseReply, error) {
+	return call[PauseReply](ctx, c, pathPause, req)
+}
+
 // AddKey makes a key of the api listener.
 func (c *Client) AddKey(ctx context.Context, req AddKeyRequest) (AddKeyReply, error) {
 	return call[AddKeyReply](ctx, c, pathAddKey, req)

@@ -33,6 +33,7 @@ const (
 	pathDecide  = "/v1/decide"
 	pathRevoke  = "/v1/revoke"
 	pathForget  = "/v1/forget"
+	pathPause   = "/v1/pause"
 	pathAddKey  = "/v1/key/add"
 	pathDelKey  = "/v1/key/delete"
 	pathKeys    = "/v1/keys"
@@ -59,6 +60,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathDecide, s.change(post(agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(agent.Revoke)))
 	mux.Handle("POST "+pathForget, s.change(post(agent.Forget)))
+	mux.Handle("POST "+pathPause, s.change(post(agent.Pause)))
 	mux.Handle("POST "+pathAddKey, s.change(post(agent.AddKey)))
 	mux.Handle("POST "+pathDelKey, s.change(post(agent.DeleteKey)))
 	mux.Handle("GET "+pathKeys, get(agent.Keys))

@@ -23,6 +23,9 @@ const (
 	MaxLine       = 64 << 10 // bytes of a line of a stream, as the client reads it
 )
 
+// MaxPause is the longest pause of a node, MaxPauseAll that of every node.
+const MaxPause, MaxPauseAll = 24 * time.Hour, time.Hour
+
 // MaxInviteFor is the longest validity of a token.
 const MaxInviteFor = 30 * 24 * time.Hour
 

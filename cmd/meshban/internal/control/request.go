@@ -151,6 +151,20 @@ func (r AddKeyRequest) check() error {
 
 func (r DeleteKeyRequest) check() error { return short("name", r.Name, apikey.MaxName) }
 
+func (r PauseRequest) check() error {
+	most := MaxPause
+	if r.All {
+		most = MaxPauseAll
+	}
+	switch length := time.Duration(r.For); {
+	case r.Off && length != 0:
+		return usage("the end of a pause takes no length")
+	case !r.Off && (length < time.Second || length > most):
+		return &Error{Code: CodeUsage, Message: fmt.Sprintf("a pause of %s is not possible", config.FormatDuration(length)), Hint: fmt.Sprintf("write %s or less", config.FormatDuration(most))}
+	}
+	return short("reason", r.Reason, MaxReason)
+}
+
 func (r ForgetRequest) check() error { return checkNode(r.Node) }
 
 func (r ListedRequest) check() error {

@@ -49,6 +49,9 @@ type Agent interface {
 	// Forget removes a member that is gone for good from the list. CodeNotFound: no such member; CodeFailed: it was
 	// heard a moment ago.
 	Forget(ctx context.Context, req ForgetRequest) (ForgetReply, error)
+	// Pause has this node, or every node, drop nothing for a while. CodeNotFound: nothing is paused; CodePolicy: only the
+	// authority can end it; otherwise errors are those of Revoke.
+	Pause(ctx context.Context, req PauseRequest) (PauseReply, error)
 	// AddKey makes a key of the api listener, DeleteKey deletes one. CodeNotFound: no key has that name; CodePolicy: the
 	// name is taken.
 	AddKey(ctx context.Context, req AddKeyRequest) (AddKeyReply, error)
@@ -308,7 +311,9 @@ type Status struct {
 	// Fail2ban is null unless `meshban setup fail2ban` has connected fail2ban.
 	Fail2ban *Fail2banStatus `json:"fail2ban,omitempty"`
 	API      *APIStatus      `json:"api,omitempty"` // null unless the listener is on
-	Problems []string        `json:"problems"`      // what an operator should look into, in words; empty = all is well
+	// Paused is null unless this node drops nothing for a while.
+	Paused   *PauseStatus `json:"paused,omitempty"`
+	Problems []string     `json:"problems"` // what an operator should look into, in words; empty = all is well
 	// Reminders are one-time tasks that remain to be done, in words.
 	Reminders []string `json:"reminders,omitempty"`
 }
@@ -486,11 +491,12 @@ const (
 	ViaLines  = "lines"  // a line of the line file
 	ViaMesh   = "mesh"   // another node
 	ViaSignal = "signal" // a reload of the config
+	ViaClock  = "clock"  // by itself: its time was over
 )
 
 type AuditEntry struct {
 	Time     time.Time `json:"time"`            // by this node's clock
-	What     string    `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, forget, caps, rotate mesh key, mesh key
+	What     string    `json:"what"`            // ban, unban, revoke, allow, unallow, invite, reload, release, drop, revoke node, forget, caps, rotate mesh key, mesh key, pause, pause all
 	Ports    string    `json:"ports,omitempty"` // "" = all
 	Until    time.Time `json:"until,omitzero"`
 	Via      string    `json:"via"`            // ViaSocket and the like

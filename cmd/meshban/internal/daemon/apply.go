@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,6 +147,10 @@ func (d *Daemon) decode(now, arrived time.Time, f frame.Frame) []ban.Record {
 		d.hearForget(f, id)
 		return nil
 	}
+	if _, _, ok := pausedBy(f.Payload); ok {
+		d.hearPauseOfAuthority(now, arrived, f)
+		return nil
+	}
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
 		d.metrics.refuse(err)
@@ -248,7 +253,10 @@ func (d *Daemon) notEnforced(c ban.Change, err error) string {
 // holds reports whether the kernel holds an effective ban. If not, why is the reason, or empty while the ban is still
 // queued.
 func (d *Daemon) holds(prefix netip.Prefix, ports ban.Ports) (ok bool, why string) {
-	return d.fw.Holds(enforce.Entry(ban.Rule{Prefix: prefix, Ports: ports}))
+	if ok, why = d.fw.Holds(enforce.Entry(ban.Rule{Prefix: prefix, Ports: ports})); why == fw.WhyPaused {
+		why = cmp.Or(d.pauseText(), why)
+	}
+	return ok, why
 }
 
 // notTaken returns why the kernel does not hold an effective ban, which may be that the ban is still queued, or "" if

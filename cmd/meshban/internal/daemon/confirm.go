@@ -188,6 +188,11 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *con
 		if backend == fw.NameNone {
 			addNote(r, "this node has no firewall backend and drops nothing; the others do")
 		}
+		if text := d.pauseText(); text != "" {
+			addNote(r, text)
+			r.State = control.StateNotEnforced
+			return nil
+		}
 		if backend == fw.NameNone || slices.Contains(left, r.Prefix.Prefix) {
 			r.State = control.StateNotEnforced // no error: chosen by the operator, or it would cut off neighbours here
 			return nil

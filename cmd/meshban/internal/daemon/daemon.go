@@ -76,6 +76,7 @@ type Daemon struct {
 	api      *api
 	names    *names
 	others   *others
+	pauses   *pauses
 	state    *enforce.State
 	locked
 	noticeWake chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
@@ -158,6 +159,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		outlets:    outlets{hub: newHub(), problems: newProblems(), listWake: make(chan struct{}, 1)},
 		pacing:     pacing{bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst)},
 		others:     newOthers(),
+		pauses:     newPauses(),
 		noticeWake: make(chan struct{}, 1), recapWake: make(chan struct{}, 1),
 		locked: locked{
 			cfg: cfg.Config, past: newPast(started),
@@ -223,6 +225,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("store", d.refillStore)
 		run("host addresses", d.watchHost)
 		run("ssh sessions", d.watchSessions)
+		run("pauses", d.servePauses)
 		run("reload", d.serveReload)
 		run("fail2ban", d.fail2ban.Run)
 		run("notices", d.tellOrigins)

@@ -180,8 +180,9 @@ func (takesAll) Name() string { return "all" }
 // enforceWith replaces the kernel of a node that does not run yet.
 func (d *Daemon) enforceWith(t testing.TB, kernel fw.Backend) {
 	t.Helper()
+	_, _, paused := d.pauses.at(time.Now())
 	var err error
-	if d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: kernel, Snapshot: d.state.Snapshot, Exceptions: d.exceptions}); err == nil {
+	if d.fw, err = fw.NewSyncer(fw.SyncerConfig{Backend: kernel, Snapshot: d.state.Snapshot, Exceptions: d.exceptions, Paused: paused}); err == nil {
 		d.state.Drive(d.fw)
 		err = d.fw.Replace(t.Context())
 	}

@@ -84,6 +84,7 @@ func (d *Daemon) figures() {
 	gauge("bans_active", func() float64 { return float64(d.state.Counts().Active) })
 	gauge("bans_pending", func() float64 { return float64(d.state.Counts().Pending) })
 	gauge("bans_held", func() float64 { return float64(d.state.Counts().Held) })
+	gauge("paused", func() float64 { return float64(count(d.fw.Status().Paused)) })
 	gauge("bans_allowed", func() float64 { return float64(d.state.Counts().Allowed) })
 	gauge("own_bans_held_by_peers", func() float64 { return float64(d.heldByPeers()) })
 	gauge("kernel_entries", func() float64 { return float64(d.fw.Status().Enforced) })

@@ -51,6 +51,7 @@ type told struct {
 	Enforced int       `json:"enforced"`
 	Problems []string  `json:"problems"`
 	HoldsCA  bool      `json:"holds_ca"`
+	Paused   bool      `json:"paused,omitempty"`
 	Addr     *toldAddr `json:"addr,omitempty"` // nil: not asked, or asked too often
 }
 
@@ -147,12 +148,19 @@ func (d *Daemon) tell(now time.Time) told {
 	if age := now.Sub(o.at); age < 0 || age >= tellFresh {
 		s := d.localStatus()
 		o.self = told{
-			Backend: s.Firewall.Backend, Enforced: s.Firewall.Enforced, HoldsCA: d.mesh.HasAuthority(),
+			Backend: s.Firewall.Backend, Enforced: s.Firewall.Enforced, HoldsCA: d.mesh.HasAuthority(), Paused: d.fw.Status().Paused,
 			Problems: cleanTexts(s.Problems, maxToldProblems),
 		}
 		o.at = now
 	}
 	return o.self
+}
+
+// forgetSelf has the next question answered afresh.
+func (o *others) forgetSelf() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.at = time.Time{}
 }
 
 // tellAddr returns what this node does about an address.

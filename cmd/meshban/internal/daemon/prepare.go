@@ -81,6 +81,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	d.openNames(ban.Origin(frame.IDOf(keys.Secrets.Authority[:])))
 	d.loadPast()
+	d.loadPause(time.Now())
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
 	}
@@ -294,8 +295,9 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 		return cmp.Or(d.claimed, err)
 	}
 	d.attempts = attempts
+	_, _, paused := d.pauses.at(time.Now())
 	d.fw, err = fw.NewSyncer(fw.SyncerConfig{
-		Backend: backend, Snapshot: d.state.Snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log,
+		Backend: backend, Snapshot: d.state.Snapshot, Exceptions: d.exceptions, CheckEvery: d.cfg.Firewall.Check, Logger: d.log, Paused: paused,
 		OnRepair: func(problems []string) {
 			d.log.Warn("repaired the firewall", "problems", strings.Join(problems, "; "))
 		},

@@ -355,6 +355,9 @@ func (d *Daemon) localStatus() control.Status {
 		problem(string(f.Kind), d.nameNodes(f.Text), "")
 	}
 	problem(string(mesh.ProblemKey), keyProblem(d.mesh.KeyStatus(), d.names), "")
+	var paused, remedy string
+	s.Paused, paused, remedy = d.pauseStatus()
+	problem("paused", paused, remedy)
 	problem("firewall", kernel.Problem, firewallRemedy)
 	problem("firewall", kernel.LetsThrough, "see that ip6tables works here, or write `firewall: {backends: [nftables]}` into meshban.yaml; then restart the agent")
 	if file.Problem != nil {

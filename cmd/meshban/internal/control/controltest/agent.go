@@ -41,6 +41,7 @@ type Agent struct {
 	watchers map[chan control.Event]struct{}
 	held     []control.HeldEntry
 	revoked  time.Time // web3
+	paused   bool
 }
 
 var _ control.Agent = (*Agent)(nil)
@@ -455,6 +456,26 @@ func (a *Agent) Forget(_ context.Context, req control.ForgetRequest) (control.Fo
 		return control.ForgetReply{}, &control.Error{Code: control.CodeFailed, Message: "web2 is not forgotten: it was heard within the last minute"}
 	}
 	return control.ForgetReply{}, &control.Error{Code: control.CodeNotFound, Message: "no node is called " + req.Node}
+}
+
+// Pause pauses one of three nodes, or all, of which web3 does not answer.
+func (a *Agent) Pause(_ context.Context, req control.PauseRequest) (control.PauseReply, error) {
+	rep := control.PauseReply{Bans: 7, All: req.All, DryRun: req.DryRun}
+	if !req.Off {
+		rep.Until = control.TimeOf(a.now().Truncate(time.Second).Add(time.Duration(req.For)))
+	}
+	if req.All {
+		rep.Nodes, rep.Waiting = 3, []string{"web3"}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if req.Off && !a.paused {
+		return rep, &control.Error{Code: control.CodeNotFound, Message: "this node is not paused"}
+	}
+	if !req.DryRun {
+		a.paused = !req.Off
+	}
+	return rep, nil
 }
 
 // AddKey knows a key of the name web1.
