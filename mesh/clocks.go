@@ -83,6 +83,24 @@ func (m *Mesh) Mute() []frame.ID {
 	return behind
 }
 
+// ClockSkew returns how far this machine's clock is ahead of the median of the live members whose clock is known; negative:
+// behind. ok is false if none is.
+func (m *Mesh) ClockSkew() (ahead time.Duration, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var by []time.Duration
+	for _, t := range m.peers.alive() {
+		if theirs, ok := m.core.PeerClock(t.ID); ok && m.core.Revocation(t.ID) == nil {
+			by = append(by, -theirs)
+		}
+	}
+	if len(by) == 0 {
+		return 0, false
+	}
+	slices.Sort(by)
+	return by[len(by)/2], true
+}
+
 // clockFault says whose clock is off, this machine's or a member's, or returns "" if none is. known is the number of
 // members whose clock is known. A single member shows only that two clocks differ.
 func clockFault(off []memberClock, known int) string {

@@ -84,6 +84,9 @@ func TestClusterNamesClocks(t *testing.T) {
 				if mute := off.Mute(); len(mute) != tt.mute {
 					t.Errorf("%d members take nothing from it, want %d", len(mute), tt.mute)
 				}
+				if skew, ok := off.ClockSkew(); !ok || (skew-tt.off).Abs() > time.Minute {
+					t.Errorf("its clock is %v ahead, %v; want %v", skew, ok, tt.off)
+				}
 				for _, n := range c.nodes[:2] {
 					if n.Mute() != nil {
 						t.Error("a node whose clock is right is mute")

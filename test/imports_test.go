@@ -88,6 +88,7 @@ var onlyIn = map[string]string{
 	"github.com/hashicorp/memberlist": module + "/mesh",
 	"github.com/coreos/go-iptables":   module + "/fw",
 	"github.com/urfave/cli":           module + "/cmd/meshban/internal/cli",
+	"github.com/prometheus":           daemon,
 }
 
 // meshRooms are the packages below mesh, each with the packages of this module that it may import.

@@ -47,6 +47,7 @@ type Log struct {
 	flush   chan chan struct{}      // Flush sends; Run closes what it received once the queue is written
 	ended   chan struct{}           // closed by Run
 	lost    atomic.Uint64           // entries lost since the last one that was written
+	lostAll atomic.Uint64           // entries lost since New
 	file    *os.File                // used only by Run; nil = not open
 	size    int64                   // of file
 	buf     []byte
@@ -82,9 +83,17 @@ func (l *Log) Add(e control.AuditEntry) {
 	select {
 	case l.queue <- e:
 	default:
-		l.lost.Add(1)
+		l.lose(1)
 	}
 }
+
+func (l *Log) lose(n int) {
+	l.lost.Add(uint64(n))
+	l.lostAll.Add(uint64(n))
+}
+
+// Lost returns how many entries were lost since New.
+func (l *Log) Lost() uint64 { return l.lostAll.Load() }
 
 // Flush returns when everything added before it is written, or when ctx or Run has ended.
 func (l *Log) Flush(ctx context.Context) error {
@@ -175,7 +184,7 @@ func (l *Log) write() {
 		l.size += int64(n)
 	}
 	if err != nil {
-		l.lost.Add(uint64(l.waiting))
+		l.lose(l.waiting)
 		l.report(err)
 		_ = l.closeFile() // the next entry opens it again
 	} else {

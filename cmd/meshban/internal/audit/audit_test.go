@@ -142,7 +142,7 @@ func TestAddNeverBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := read(t, l, time.Time{})
-	if len(got) != MaxQueue || got[0].Lost != 7 {
+	if len(got) != MaxQueue || got[0].Lost != 7 || l.Lost() != 7 {
 		t.Errorf("%d entries, of which the first says %d were lost", len(got), got[0].Lost)
 	}
 	if len(reported) != 1 || !strings.Contains(reported[0], "7 changes") {

@@ -216,12 +216,12 @@ func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
 }
 
 // announce reports changes to metrics, the line file, fail2ban, watchers and hooks. It only queues.
-func (d *Daemon) announce(changes []ban.Change, at time.Time, err error) {
+func (d *Daemon) announce(changes []ban.Change, began, at time.Time, err error) {
 	d.api.changed(changes)
 	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
 	for _, c := range changes {
 		why := d.notEnforced(c, err)
-		d.metrics.changed(c, at, why == "")
+		d.metrics.changed(c, began, at, why == "")
 		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line means "dropped here"; with no backend, nothing is
 			d.emit.add(c)
 		}

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
@@ -66,7 +68,7 @@ func (n *node) capsOf(who *node) (caps ban.Caps) {
 
 // refused returns how many ops of peers n refused under a rule.
 func (n *node) refused(rule string) uint64 {
-	return n.metrics.set.GetOrCreateCounter(`meshban_refused_ops_total{rule="` + rule + `"}`).Get()
+	return uint64(testutil.ToFloat64(n.metrics.refusedOps.WithLabelValues(rule)))
 }
 
 // Every other node enforces the caps in a node's certificate as soon as it has it, also after a restart; the node is told.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -145,8 +144,8 @@ func (d *Daemon) writeIfDue(ctx context.Context, f *listFile) (wait time.Duratio
 	f.written, f.version = true, version
 	d.listLooked.Store(version)
 	d.problems.clear(listProblem(f.Name))
-	d.metrics.set.GetOrCreateGauge(fmt.Sprintf("meshban_list_entries{file=%q}", f.Name), nil).Set(float64(n.Written))
-	d.metrics.set.GetOrCreateGauge(fmt.Sprintf("meshban_list_left_out{file=%q}", f.Name), nil).Set(float64(n.LeftOut))
+	d.metrics.listEntries.WithLabelValues(f.Name).Set(float64(n.Written))
+	d.metrics.listLeftOut.WithLabelValues(f.Name).Set(float64(n.LeftOut))
 	return 0
 }
 

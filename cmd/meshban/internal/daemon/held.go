@@ -115,7 +115,7 @@ func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
 				continue
 			}
 			d.alarm.beyond++
-			d.metrics.foreseen(policy.Rule)
+			d.metrics.beyondCaps.WithLabelValues(policy.Rule).Inc()
 			ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
 			if d.alarm.beyond == 1 {
 				ops = "1 op of this node goes"

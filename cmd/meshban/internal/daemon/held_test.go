@@ -227,8 +227,7 @@ func TestPeerMayNotUnbanWhereConfigured(t *testing.T) {
 	if !b.takes(t, "192.0.2.1/32") || a.enforces(t, "192.0.2.1/32") {
 		t.Error("the unban counts at b, or not at a")
 	}
-	counter := fmt.Sprintf("meshban_refused_ops_total{rule=%q}", ban.RuleOthers)
-	if n := b.metrics.set.GetOrCreateCounter(counter).Get(); n != 1 {
+	if n := b.refused(ban.RuleOthers); n != 1 {
 		t.Errorf("%d refusals counted", n)
 	}
 }

@@ -4,51 +4,89 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
-	// A small library that does no work at start: the reference client costs each command 2 ms.
-	vm "github.com/VictoriaMetrics/metrics"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/meshban/meshban/ban"
 )
 
-// metricsTimeout bounds each step of a scrape.
-const metricsTimeout = 10 * time.Second
+const (
+	metricsTimeout = 10 * time.Second // for each step of a scrape
+	maxScrapes     = 4                // at once
+)
 
-// metrics holds one node's metrics, in Prometheus's format.
+// metrics holds what is counted as it happens; figures are read at each scrape.
 type metrics struct {
-	set     *vm.Set
-	latency *vm.PrometheusHistogram           // from an origin's decision to this node's kernel
-	byEvent [ban.EventUnallow + 1]*vm.Counter // looked up once: a lookup by label is slower
-	byHold  [ban.HoldDropped]*vm.Counter      // held ops, by what holds them
+	registry *prometheus.Registry
+	latency  prometheus.Histogram                     // from an origin's decision to this node's kernel
+	travel   prometheus.Observer                      // the part of it until this node has taken the ban
+	kernel   prometheus.Observer                      // the part after that
+	byEvent  [ban.EventUnallow + 1]prometheus.Counter // looked up once: a lookup by label is slower
+	byHold   [ban.HoldDropped]prometheus.Counter      // held ops, by what holds them
 
-	noticesSent *vm.Counter
+	refusedOps, beyondCaps, stoppedOps *prometheus.CounterVec // by rule
+	listEntries, listLeftOut           *prometheus.GaugeVec   // by file
+	noticesSent                        prometheus.Counter
 }
 
 func newMetrics() *metrics {
-	m := &metrics{set: vm.NewSet()}
-	m.latency = m.set.NewPrometheusHistogramExt("meshban_enforce_seconds", latencyBounds)
-	m.noticesSent = m.set.NewCounter("meshban_notices_sent_total")
+	m := &metrics{registry: prometheus.NewRegistry()}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}, labels)
+		m.registry.MustRegister(v)
+		return v
+	}
+	gauges := func(name, help, label string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: metricsPrefix + name, Help: help}, []string{label})
+		m.registry.MustRegister(v)
+		return v
+	}
+	m.latency = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: metricsPrefix + "enforce_seconds", Help: "From the decision of a ban's origin to this node's kernel; compares two clocks.", Buckets: latencyBounds,
+	})
+	stages := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: metricsPrefix + "ban_stage_seconds", Buckets: latencyBounds,
+		Help: "Parts of enforce_seconds: travel is until this node has a ban of a peer (compares two clocks), kernel is until its kernel has it.",
+	}, []string{"stage"})
+	m.registry.MustRegister(m.latency, stages)
+	m.travel, m.kernel = stages.WithLabelValues("travel"), stages.WithLabelValues("kernel")
+	m.noticesSent = counters("notices_sent_total", "Notices to nodes whose ops are held or refused here.").WithLabelValues()
+	events := counters("events_total", "Changes of what is banned and allowed here, by event.", "event")
 	for e := range m.byEvent[1:] {
 		event := ban.Event(e + 1)
-		m.byEvent[event] = m.set.NewCounter(fmt.Sprintf("meshban_events_total{event=%q}", event))
+		m.byEvent[event] = events.WithLabelValues(event.String())
 	}
+	holds := counters("held_bans_total", "Bans of peers that were put on hold, by what holds them.", "by")
 	for h := range m.byHold[1:] {
 		hold := ban.Hold(h + 1)
-		m.byHold[hold] = m.set.NewCounter(fmt.Sprintf("meshban_held_bans_total{by=%q}", hold))
+		m.byHold[hold] = holds.WithLabelValues(hold.String())
 	}
+	m.refusedOps = counters("refused_ops_total", "Ops of peers that were refused, by rule.", "rule")
+	m.beyondCaps = counters("own_ops_beyond_caps_total", "Ops of this node that peers will hold or refuse, by rule.", "rule")
+	m.stoppedOps = counters("own_ops_stopped_by_peers_total", "Ops of this node that peers report as held or refused, by rule.", "rule")
+	m.listEntries = gauges("list_entries", "Bans in a list of files.", "file")
+	m.listLeftOut = gauges("list_left_out", "Bans that the form of a list of files cannot express.", "file")
 	return m
 }
 
-// changed counts a change that took effect at the time at.
-func (m *metrics) changed(c ban.Change, at time.Time, enforced bool) {
+// changed counts a change that this node took at began and that took effect at the time at.
+func (m *metrics) changed(c ban.Change, began, at time.Time, enforced bool) {
 	m.byEvent[c.Event].Inc()
-	if enforced && c.Event == ban.EventBan && !c.Issued.IsZero() {
-		m.latency.Update(max(0, at.Sub(c.Issued).Seconds()))
+	if !enforced || c.Event != ban.EventBan || c.Issued.IsZero() {
+		return
+	}
+	m.latency.Observe(max(0, at.Sub(c.Issued).Seconds()))
+	m.kernel.Observe(max(0, at.Sub(began).Seconds()))
+	if !c.Local {
+		m.travel.Observe(max(0, began.Sub(c.Issued).Seconds()))
 	}
 }
 
@@ -62,64 +100,7 @@ func (m *metrics) refuse(err error) {
 	if errors.As(err, &policy) {
 		rule = policy.Rule
 	}
-	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_refused_ops_total{rule=%q}", rule)).Inc()
-}
-
-// foreseen counts an op of this node that peers will hold or refuse, by rule.
-func (m *metrics) foreseen(rule string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_beyond_caps_total{rule=%q}", rule)).Inc()
-}
-
-// told counts ops of this node that a peer reports as held or refused, by rule.
-func (m *metrics) told(rule string, n uint32) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("meshban_own_ops_stopped_by_peers_total{rule=%q}", rule)).AddInt64(int64(n))
-}
-
-// figures registers the metrics that are computed at each scrape.
-func (d *Daemon) figures() {
-	gauge := func(name string, read func() float64) { d.metrics.set.NewGauge("meshban_"+name, read) }
-	counter := func(name string, read func() uint64) {
-		d.metrics.set.NewGauge("meshban_"+name, func() float64 { return float64(read()) })
-	}
-	gauge("bans_active", func() float64 { return float64(d.state.Counts().Active) })
-	gauge("bans_pending", func() float64 { return float64(d.state.Counts().Pending) })
-	gauge("bans_held", func() float64 { return float64(d.state.Counts().Held) })
-	gauge("paused", func() float64 { return float64(count(d.fw.Status().Paused)) })
-	gauge("bans_allowed", func() float64 { return float64(d.state.Counts().Allowed) })
-	gauge("own_bans_held_by_peers", func() float64 { return float64(d.heldByPeers()) })
-	gauge("kernel_entries", func() float64 { return float64(d.fw.Status().Enforced) })
-	gauge("members_alive", func() float64 { return float64(d.meshStatus().Alive) })
-	gauge("members_in_sync", func() float64 { return float64(d.meshStatus().InSync) })
-	gauge("frames_held", func() float64 { return float64(d.mesh.Stats().Held) })
-	counter("kernel_repairs_total", func() uint64 { return d.fw.Status().Repairs })
-	counter("frames_received_total", func() uint64 { return d.mesh.Stats().Received })
-	counter("frames_duplicate_total", func() uint64 { return d.mesh.Stats().Duplicates })
-	for reason := range d.mesh.Stats().Refused {
-		d.metrics.set.NewGauge(fmt.Sprintf("meshban_frames_refused_total{reason=%q}", reason), func() float64 { return float64(d.mesh.Stats().Refused[reason]) })
-	}
-	gauge("frames_waiting", func() float64 { return float64(d.mesh.Stats().AwaitingCert) })
-	counter("stranger_packets_total", func() uint64 { return d.mesh.Stats().Strangers })
-	counter("limited_packets_total", func() uint64 { return d.mesh.Stats().Limited })
-	gauge("slowed_origins", func() float64 { return float64(d.mesh.Stats().Slowed) })
-	counter("frames_sent_total", func() uint64 { return d.mesh.Stats().Sent })
-	counter("notices_received_total", func() uint64 { return d.mesh.Stats().Notices })
-	counter("notices_refused_total", func() uint64 { return d.mesh.Stats().NoticesRefused })
-	counter("frames_synced_total", func() uint64 { return d.mesh.Stats().Synced })
-	counter("syncs_total", func() uint64 { return d.mesh.Stats().Syncs })
-	counter("queue_dropped_total", func() uint64 { return d.mesh.Stats().Dropped })
-	counter("lines_accepted_total", func() uint64 { return d.follower.Stats().Accepted })
-	counter("lines_echoes_total", d.lines.echoes.Load)
-	counter("lines_emitted_total", d.lines.emitted.Load)
-	counter("lines_unemitted_total", func() uint64 { return d.lines.unemitted.Load() + d.emit.dropped() })
-	counter("api_requests_total", d.api.Stats.Requests.Load)
-	counter("api_forbidden_total", d.api.Stats.Forbidden.Load)
-	counter("api_dropped_total", d.api.Stats.Dropped.Load)
-	gauge("api_answers_held", func() float64 { return float64(d.api.Stats.Held.Load()) })
-	gauge("api_bans_left_out", func() float64 { return float64(int(d.api.portBans.Load()) + d.api.rangesLeftOut()) })
-	counter("hooks_sent_total", func() uint64 { return d.hooks.Stats().Sent })
-	counter("hooks_failed_total", func() uint64 { return d.hooks.Stats().Failed })
-	counter("hooks_dropped_events_total", func() uint64 { return d.hooks.Stats().Dropped })
-	counter("store_commits_total", func() uint64 { return d.store.Stats().Commits })
+	m.refusedOps.WithLabelValues(rule).Inc()
 }
 
 // rebindProof reports whether a Host header is localhost or an address, with any port, or is missing, as in HTTP/1.0,
@@ -142,16 +123,18 @@ func (d *Daemon) serveMetrics(ctx context.Context) error {
 	if !addr.IsValid() {
 		return nil
 	}
-	d.figures()
+	r := d.metrics.registry
+	r.MustRegister(newScraper(d), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	handler := promhttp.HandlerFor(r, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: maxScrapes,
+	})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		if addr.Addr().IsLoopback() && !rebindProof(r.Host) {
 			http.Error(w, "no request for this host name is answered here: use localhost or the address", http.StatusForbidden)
 			return
 		}
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		d.metrics.set.WritePrometheus(w)
-		vm.WriteProcessMetrics(w)
+		handler.ServeHTTP(w, r)
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout, ReadHeaderTimeout: metricsTimeout}
 	listener, err := net.Listen("tcp", addr.String())

@@ -248,7 +248,7 @@ func (d *Daemon) noticedLocked(now time.Time, peer ban.Origin, n notice) {
 			c -= old.count[i] // unless its count restarted
 		}
 		if c > 0 {
-			d.metrics.told(noticeRules[i], c)
+			d.metrics.stoppedOps.WithLabelValues(noticeRules[i]).Add(float64(c))
 		}
 	}
 	if n != old.notice && (n.waiting > 0 || r.refused() > 0) && now.Sub(d.alarm.told) >= alarmEvery {

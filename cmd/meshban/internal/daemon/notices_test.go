@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
@@ -40,7 +42,7 @@ func TestNoticeNamesTheRules(t *testing.T) {
 
 // stopped returns how many ops of n its peers say they stopped under a rule.
 func (n *node) stopped(rule string) uint64 {
-	return n.metrics.set.GetOrCreateCounter(`meshban_own_ops_stopped_by_peers_total{rule="` + rule + `"}`).Get()
+	return uint64(testutil.ToFloat64(n.metrics.stoppedOps.WithLabelValues(rule)))
 }
 
 // A node that bans more than others accept is told by each of them how much, by which rule, and what to do. It is

@@ -374,6 +374,9 @@ func (d *Daemon) localStatus() control.Status {
 	return s
 }
 
+// refusedLine is why a line was ignored that asked for what may not be banned.
+const refusedLine = "refused by policy"
+
 // lineStatus counts the file's lines by what became of them.
 func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 	s := control.LineStatus{
@@ -391,7 +394,7 @@ func (d *Daemon) lineStatus(file logsrc.Stats) control.LineStatus {
 	if refused := d.lines.refused.Load(); refused > 0 {
 		s.Accepted -= min(s.Accepted, refused)
 		s.Ignored += refused
-		s.IgnoredBy["refused by policy"] = refused
+		s.IgnoredBy[refusedLine] = refused
 	}
 	return s
 }

@@ -23,8 +23,8 @@ type Config struct {
 	// Changed is told of each change, in order, with the lock held.
 	Changed func(now time.Time, c ban.Change)
 	// Answered is told of the same changes once the kernel has answered: when it took them, or why it does not. Changes
-	// that do not concern the kernel come at once. No lock is held.
-	Answered func(changes []ban.Change, at time.Time, err error)
+	// that do not concern the kernel come at once. began is the time that Change was given. No lock is held.
+	Answered func(changes []ban.Change, began, at time.Time, err error)
 }
 
 // State is what this node bans.
@@ -110,12 +110,12 @@ func (s *State) queueLocked(now time.Time, changes []ban.Change) (queued bool, a
 		s.kernel.ExceptionsChanged()
 	}
 	if len(updates) == 0 {
-		return false, func() { s.cfg.Answered(changes, time.Now(), nil) }
+		return false, func() { s.cfg.Answered(changes, now, time.Now(), nil) }
 	}
 	batch := s.acks.begin(changes, s.Gate.Trusts)
 	done := func(at time.Time, err error) {
 		s.acks.end(batch, changes)
-		s.cfg.Answered(changes, at, err)
+		s.cfg.Answered(changes, now, at, err)
 	}
 	if err := s.kernel.Queue(updates, done); err != nil {
 		answer = func() { done(time.Now(), err) }

@@ -44,7 +44,7 @@ func newState(t *testing.T, cfg Config) *State {
 		cfg.Changed = func(time.Time, ban.Change) {}
 	}
 	if cfg.Answered == nil {
-		cfg.Answered = func([]ban.Change, time.Time, error) {}
+		cfg.Answered = func([]ban.Change, time.Time, time.Time, error) {}
 	}
 	s, err := New(time.Now(), cfg)
 	if err != nil {
@@ -143,7 +143,7 @@ func TestAnsweredHoldsNoLock(t *testing.T) {
 	t.Parallel()
 	var s *State
 	var told []ban.Event
-	s = newState(t, Config{Store: openStore(t), Answered: func(changes []ban.Change, _ time.Time, _ error) {
+	s = newState(t, Config{Store: openStore(t), Answered: func(changes []ban.Change, _, _ time.Time, _ error) {
 		s.Counts()
 		for _, c := range changes {
 			told = append(told, c.Event)
