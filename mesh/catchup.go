@@ -118,7 +118,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 	}
 	a, from, err := m.keysAt(ctx, addr)
 	if err != nil {
-		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("cannot ask for the mesh's key", "addr", addr, "error", wire.Escape(err.Error(), wire.MaxLogText))
 		return
 	}
 	var frames []frame.Frame
@@ -131,7 +131,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 			err = f.Verify()
 		}
 		if err != nil {
-			m.cfg.Logger.Debug("an answer about the mesh's key is of no use", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
+			m.cfg.Logger.Debug("an answer about the mesh's key is of no use", "addr", addr, "error", wire.Escape(err.Error(), wire.MaxLogText))
 			return
 		}
 		frames = append(frames, f)

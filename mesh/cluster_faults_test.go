@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 func hasProblem(n *testNode, kind Problem, text string) bool {
@@ -156,7 +157,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 			}
 			conf := memberlist.DefaultLANConfig()
 			conf.Name, conf.Transport, conf.SecretKey = name, tr, c.secrets.GossipKey[:]
-			conf.Logger = newLogAdapter(c.nodes[0].cfg.Logger, frame.ID{}, nil).standard()
+			conf.Logger = transport.NewLog(c.nodes[0].cfg.Logger, frame.ID{}).Standard()
 			conf.Delegate = delegate{outsider.Mesh} // its metadata: a key that does not hash to the name
 			ml, err := memberlist.Create(conf)
 			if err != nil {

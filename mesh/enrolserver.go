@@ -39,7 +39,7 @@ func (m *Mesh) serveEnrol(conn net.Conn) {
 		if errors.Is(err, ErrInviteExpired) || errors.Is(err, ErrInviteUsed) {
 			level = slog.LevelInfo
 		}
-		m.cfg.Logger.Log(context.Background(), level, "enrolment refused", "from", from, "error", wire.Escape(err.Error(), maxLogText))
+		m.cfg.Logger.Log(context.Background(), level, "enrolment refused", "from", from, "error", wire.Escape(err.Error(), wire.MaxLogText))
 	}
 }
 

@@ -2,12 +2,14 @@ package mesh
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/transport"
 	"github.com/meshban/meshban/mesh/internal/wire"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -89,28 +91,28 @@ func FuzzPath(f *testing.F) {
 		n := notice{To: signers[1].ID(), Issued: simStart, Payload: payload}
 		return wire.AppendPacked(nil, n.signed(pathDomain, signers[0]))
 	}
-	report := pathReport{want: true, small: time.Second, large: neverHeard * time.Millisecond, watched: time.Minute, ack: [ackLen]byte{1, 2}}
-	f.Add(say(report.encode()))
-	f.Add(say([]byte{byte(pathIsSmallProbe)}))
-	large := say([]byte{byte(pathIsLargeProbe)})
+	report := transport.Report{Want: true, Small: time.Second, Large: math.MaxUint32 * time.Millisecond, Watched: time.Minute, Answer: make([]byte, ackLen)}
+	f.Add(say(report.Encode()))
+	f.Add(say([]byte{byte(transport.IsSmallProbe)}))
+	large := say([]byte{byte(transport.IsLargeProbe)})
 	f.Add(append(large, make([]byte, wire.MaxPacket-1-len(large))...))
-	f.Add(say([]byte{byte(pathParts)}))
+	f.Add(say([]byte{byte(transport.IsLargeProbe + 1)}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, part, report, ok := m.openPath(b)
 		if !ok {
 			return
 		}
-		if n.To != m.id || len(n.Payload) == 0 || n.Payload[0] != byte(part) || part >= pathParts {
+		if n.To != m.id || len(n.Payload) == 0 || n.Payload[0] != byte(part) || part > transport.IsLargeProbe {
 			t.Errorf("took %+v as part %d", n, part)
 		}
-		if part == pathIsReport && !bytes.Equal(report.encode(), n.Payload) {
-			t.Errorf("encoded as %x, was %x", report.encode(), n.Payload)
+		if part == transport.IsReport && !bytes.Equal(report.Encode(), n.Payload) {
+			t.Errorf("encoded as %x, was %x", report.Encode(), n.Payload)
 		}
-		if (part == pathIsLargeProbe) != (1+len(b) == wire.MaxPacket) {
+		if (part == transport.IsLargeProbe) != (1+len(b) == wire.MaxPacket) {
 			t.Errorf("part %d in %d bytes", part, 1+len(b))
 		}
 		m.pathMessage(b) // nobody is a member: it must have no effect
-		if m.paths.some.Load() {
+		if m.paths.Some() {
 			t.Error("a path to nobody")
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 // State is the state of a member as this node sees it.
@@ -48,7 +49,7 @@ type Member struct {
 	Version   string
 	Since     time.Time // when State began
 	// udpTo and udpFrom tell whether UDP packets pass to the member and from it.
-	udpTo, udpFrom udpWay
+	udpTo, udpFrom transport.UDPWay
 	// KeyGeneration is that of the newest gossip key that the member says it can read; valid if KeyKnown.
 	KeyKnown      bool
 	KeyGeneration uint32

@@ -22,6 +22,7 @@ import (
 	"github.com/meshban/meshban/mesh/internal/replica"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
+	"github.com/meshban/meshban/mesh/internal/transport"
 )
 
 var (
@@ -54,7 +55,7 @@ type Mesh struct {
 	pusher    *spread.Pusher
 	gossip    *spread.Gossip
 	streams   *spread.Streams
-	paths     *udpPaths
+	paths     *transport.Paths
 	join      *joinList
 	views     viewCompare
 	keys      *keyRotator
@@ -151,7 +152,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.gossip = spread.NewGossip(m.peers.receivers)
 	m.pusher = spread.NewPusher(m.id, m.peers.receivers, m.sendPacket)
 	m.streams = spread.NewStreams(m.sendStream, func(msg spread.Message) { m.tell(replica.SendFailedEvent{Peer: msg.To, Session: msg.Session}) })
-	m.paths = newUDPPaths()
+	m.paths = transport.NewPaths()
 	m.keys = newKeyRotator(rotate.New(m.now(), cfg.Secrets, m.storeKeys))
 	m.serverTLS = sync.OnceValues(m.newServerTLS)
 	m.hellos, m.invited = rate.NewLimiter(rate.Every(helloEvery), helloBurst), rate.NewLimiter(rate.Every(helloEvery), helloBurst)
@@ -348,7 +349,7 @@ func (m *Mesh) Members() []Member {
 	now := m.now()
 	all := m.peers.members(now)
 	for i := range all {
-		all[i].udpTo, all[i].udpFrom = m.paths.ways(now, all[i].ID)
+		all[i].udpTo, all[i].udpFrom = m.paths.Ways(now, all[i].ID)
 	}
 	all = append(all, Member{
 		Name: m.cfg.Name, ID: m.id, Addr: m.Addr(), State: StateAlive, Self: true, InSync: true, Version: m.cfg.Version,

@@ -23,7 +23,7 @@ const (
 	maxNoticers = MaxMembers
 
 	noticeDomain  = "meshban notice v1\x00"
-	pathDomain    = "meshban path v1\x00" // for what udppath.go sends in the form of a notice
+	pathDomain    = "meshban path v1\x00" // for what udp.go sends in the form of a notice
 	noticeVersion = 1
 	noticeFields  = 6
 	// maxNotice bounds an encoded notice, in bytes.

@@ -243,7 +243,7 @@ func (m *Mesh) askByStream(ctx context.Context, id frame.ID, addr netip.AddrPort
 		return nil
 	})
 	if err != nil {
-		m.cfg.Logger.Debug("an address of a member does not answer", "id", id.String(), "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("an address of a member does not answer", "id", id.String(), "addr", addr, "error", wire.Escape(err.Error(), wire.MaxLogText))
 		return
 	}
 	_ = conn.Close()

@@ -343,7 +343,7 @@ func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 // exchange compares memberships with a live peer.
 func (r *rejoiner) exchange(addr netip.AddrPort) {
 	if _, err := r.ml.Join([]string{addr.String()}); err != nil {
-		r.m.cfg.Logger.Debug("cannot exchange the membership", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
+		r.m.cfg.Logger.Debug("cannot exchange the membership", "addr", addr, "error", wire.Escape(err.Error(), wire.MaxLogText))
 	}
 }
 
@@ -359,7 +359,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 			return err
 		}
 		if _, err := r.ml.Join([]string{addr.String()}); err != nil {
-			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", wire.Escape(err.Error(), maxLogText))
+			r.m.cfg.Logger.Debug("cannot join", "addr", addr, "error", wire.Escape(err.Error(), wire.MaxLogText))
 			r.m.askKeys(ctx, addr)
 			return err
 		}

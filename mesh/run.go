@@ -141,8 +141,8 @@ func (m *Mesh) leaveEach(peers []spread.Target) {
 // open creates the transport, and memberlist on it. Others reach this node at advertise; port 0 stands for the bound
 // port.
 func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (*memberlist.Memberlist, error) {
-	log := newLogAdapter(m.cfg.Logger, m.id, m.suspected)
-	log.unheard = m.lossSeen
+	log := transport.NewLog(m.cfg.Logger, m.id)
+	log.Suspected, log.Unheard = m.suspected, m.lossSeen
 	keyring, err := m.keys.Open()
 	if err != nil {
 		return nil, err
@@ -160,7 +160,7 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 		inner = t
 	} else {
 		bind := netip.AddrPortFrom(m.cfg.Bind.Addr(), cmp.Or(m.cfg.Bind.Port(), m.place.port))
-		s, err := transport.Listen(bind, func(what string, err error) { log.record(time.Now(), what+err.Error()) })
+		s, err := transport.Listen(bind, func(what string, err error) { log.Record(time.Now(), what+err.Error()) })
 		if err != nil {
 			return nil, err
 		}
@@ -224,13 +224,13 @@ func (m *Mesh) flooded(from netip.Addr, forged bool) {
 	}
 }
 
-func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Keyring, advertise netip.AddrPort, log *logAdapter) *memberlist.Config {
+func (m *Mesh) memberlistConfig(tr memberlist.Transport, keyring *memberlist.Keyring, advertise netip.AddrPort, log *transport.Log) *memberlist.Config {
 	d := delegate{m}
 	c := memberlist.DefaultLANConfig()
 	c.Name = m.id.String()
 	c.Transport = tr
 	c.Keyring = keyring
-	c.Logger = log.standard()
+	c.Logger = log.Standard()
 	if advertise.IsValid() {
 		c.BindAddr, c.BindPort = advertise.Addr().String(), int(advertise.Port())
 		c.AdvertiseAddr, c.AdvertisePort = advertise.Addr().String(), int(advertise.Port())

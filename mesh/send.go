@@ -15,7 +15,7 @@ func (m *Mesh) sendSync(out replica.Outgoing) {
 		return // it left meanwhile
 	}
 	size := 1 + len(out.Msg)
-	if size <= wire.FreshSize || size <= wire.MaxPacket && m.paths.tcpFailed(m.now(), out.To) {
+	if size <= wire.FreshSize || size <= wire.MaxPacket && m.paths.TCPFailed(m.now(), out.To) {
 		m.pusher.To(n, append([]byte{out.Kind}, out.Msg...))
 		return
 	}
@@ -33,7 +33,7 @@ func (m *Mesh) sendStream(out spread.Message) bool {
 	}
 	msg := append([]byte{out.Kind}, out.Body...)
 	err := ml.SendReliable(n, msg)
-	if m.paths.streamed(m.now(), out.To, err == nil); err != nil {
+	if m.paths.Streamed(m.now(), out.To, err == nil); err != nil {
 		m.peers.unheard(out.To)
 	}
 	if err != nil && len(msg) <= wire.MaxPacket && out.Kind != wire.KindPath {

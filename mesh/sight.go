@@ -118,7 +118,7 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 			packets, since = n, m.now()
 		}
 		ids := m.aliveIDs()
-		if quiet := m.now().Sub(since) >= sightQuiet; len(ids) == 0 || !told && !quiet && len(m.paths.unanswered(m.now())) == 0 {
+		if quiet := m.now().Sub(since) >= sightQuiet; len(ids) == 0 || !told && !quiet && len(m.paths.Unanswered(m.now(), sightQuiet)) == 0 {
 			told = false
 			m.setFault(ProblemSeen, "")
 			m.place.unreached.Store(false)
@@ -193,21 +193,8 @@ func (m *Mesh) sightBy(ctx context.Context, id frame.ID) (sight, bool) {
 	}
 	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {
-		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", wire.Escape(err.Error(), maxLogText))
+		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", wire.Escape(err.Error(), wire.MaxLogText))
 		return sight{}, false
 	}
 	return decodeSight(b)
-}
-
-// unanswered returns the peers that have not answered this node's reports for at least sightQuiet.
-func (t *udpPaths) unanswered(now time.Time) (ids []frame.ID) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, p := range t.of {
-		if !p.asked && now.Sub(p.since) >= sightQuiet && now.Sub(p.theirsAt) >= sightQuiet {
-			ids = append(ids, id)
-		}
-	}
-	slices.SortFunc(ids, func(a, b frame.ID) int { return slices.Compare(a[:], b[:]) })
-	return ids
 }

@@ -174,7 +174,7 @@ func TestOneMemberDoesNotSayWhereANodeIs(t *testing.T) {
 		victim, liar := c.nodes[3], c.nodes[0].id.ID()
 		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == c.addrs[0] && to == c.addrs[3] })
 		c.nodes[0].peers.update(victim.id.ID(), func(p *peer) { p.proofs = nil })
-		asked := func() bool { return len(victim.paths.unanswered(victim.now())) > 0 }
+		asked := func() bool { return len(victim.paths.Unanswered(victim.now(), sightQuiet)) > 0 }
 		eventually(t, 2*time.Minute, "it does not answer reports", asked)
 		if s, ok := victim.sightBy(t.Context(), liar); !ok || s.reached {
 			t.Fatalf("it says %+v, %v", s, ok)

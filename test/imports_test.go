@@ -104,7 +104,7 @@ var meshRooms = map[string][]string{
 	module + "/mesh/internal/filter":    {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki", module + "/mesh/internal/meta", module + "/mesh/internal/mlwire"},
 	module + "/mesh/internal/rotate":    {module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/spread":    {module + "/mesh/internal/wire", module + "/mesh/frame"},
-	module + "/mesh/internal/transport": nil,
+	module + "/mesh/internal/transport": {module + "/mesh/internal/wire", module + "/mesh/frame"},
 }
 
 // impure are packages that a pure state machine does not import.

@@ -1,5 +1,5 @@
-// Package transport is this machine's side of the network: the sockets of the mesh port, and the addresses at which this
-// machine can be reached.
+// Package transport is this machine's side of the network: the sockets of the mesh port, the addresses at which this machine
+// can be reached, between which nodes UDP is lost (Paths), and memberlist's lines as our events (Log).
 package transport
 
 import (

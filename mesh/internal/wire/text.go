@@ -7,6 +7,9 @@ import (
 	"unicode/utf8"
 )
 
+// MaxLogText bounds what others said in a record of the log, in bytes, before escaping.
+const MaxLogText = 512
+
 // IsText reports whether s is valid UTF-8 of printable characters only, so that terminals and logs show it
 // unchanged.
 func IsText(s string) bool {

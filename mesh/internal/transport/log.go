@@ -1,4 +1,4 @@
-package mesh
+package transport
 
 import (
 	"bytes"
@@ -10,16 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/transport"
 	"github.com/meshban/meshban/mesh/internal/wire"
+	"golang.org/x/time/rate"
 )
 
 const (
-	// maxLogText bounds a text that is logged from memberlist, in bytes, before escaping.
-	maxLogText = 512
 	// eventEvery is the least time between two records of one event: strangers, and a revoked machine, can cause one
 	// with every packet.
 	eventEvery = time.Minute
@@ -58,21 +54,21 @@ var logEvents = []logEvent{
 	{"invalid msgType", slog.LevelInfo, "ignored a message that cannot be read"},
 	{"handler queue full", slog.LevelWarn, "news of members come faster than this node can take them; some are dropped"},
 	{"Too many pending push/pull", slog.LevelWarn, "more nodes compare the list of members than this node can serve; the rest try again"},
-	{transport.AcceptFailed, slog.LevelWarn, "cannot take a connection on the mesh port; trying again"},
-	{transport.ReadFailed, slog.LevelWarn, "cannot read from the mesh port; trying again"},
+	{AcceptFailed, slog.LevelWarn, "cannot take a connection on the mesh port; trying again"},
+	{ReadFailed, slog.LevelWarn, "cannot read from the mesh port; trying again"},
 }
 
 const refuted = "another node took this one for unreachable; told it otherwise"
 
-// logAdapter turns memberlist's lines into our events. Text from peers becomes an escaped attribute.
-type logAdapter struct {
+// Log turns memberlist's lines into our events. Text from peers becomes an escaped attribute.
+type Log struct {
 	logger *slog.Logger
 	self   frame.ID
-	// suspected is called with a peer that did not answer our probe: memberlist reports that nowhere else. It is called
+	// Suspected is called with a peer that did not answer our probe: memberlist reports that nowhere else. It is called
 	// on whichever memberlist goroutine logs, and must not block.
-	suspected func(frame.ID)
-	// unheard is likewise called with a peer that did not answer a ping by UDP. nil: not called.
-	unheard func(frame.ID)
+	Suspected func(frame.ID)
+	// Unheard is likewise called with a peer that did not answer a ping by UDP. nil: not called.
+	Unheard func(frame.ID)
 
 	rates []eventRate // by index in logEvents
 	debug *rate.Limiter
@@ -83,9 +79,10 @@ type eventRate struct {
 	muted atomic.Int64 // since the last record
 }
 
-func newLogAdapter(logger *slog.Logger, self frame.ID, suspected func(frame.ID)) *logAdapter {
-	a := &logAdapter{
-		logger: logger, self: self, suspected: suspected, rates: make([]eventRate, len(logEvents)), debug: rate.NewLimiter(rate.Every(logEvery), logBurst),
+// NewLog returns a Log of the node self.
+func NewLog(logger *slog.Logger, self frame.ID) *Log {
+	a := &Log{
+		logger: logger, self: self, rates: make([]eventRate, len(logEvents)), debug: rate.NewLimiter(rate.Every(logEvery), logBurst),
 	}
 	for i := range a.rates {
 		a.rates[i].Limiter = rate.NewLimiter(rate.Every(eventEvery), 1)
@@ -105,10 +102,11 @@ func named(text, prefix, suffix string) (id frame.ID, ok bool) {
 	return id, err == nil
 }
 
-func (a *logAdapter) standard() *log.Logger { return log.New(a, "", 0) }
+// Standard returns the logger for memberlist.
+func (a *Log) Standard() *log.Logger { return log.New(a, "", 0) }
 
 // Write takes one line. It never fails.
-func (a *logAdapter) Write(line []byte) (int, error) {
+func (a *Log) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))
 	if rest, ok := strings.CutPrefix(text, "["); ok {
 		if _, rest, ok := strings.Cut(rest, "] "); ok {
@@ -116,18 +114,18 @@ func (a *logAdapter) Write(line []byte) (int, error) {
 		}
 	}
 	text = strings.TrimPrefix(text, "memberlist: ")
-	if id, ok := named(text, suspectPrefix, suspectSuffix); ok && a.suspected != nil {
-		a.suspected(id)
+	if id, ok := named(text, suspectPrefix, suspectSuffix); ok && a.Suspected != nil {
+		a.Suspected(id)
 	}
-	if id, ok := named(text, unheardPrefix, unheardSuffix); ok && a.unheard != nil {
-		a.unheard(id)
+	if id, ok := named(text, unheardPrefix, unheardSuffix); ok && a.Unheard != nil {
+		a.Unheard(id)
 	}
-	a.record(time.Now(), text)
+	a.Record(time.Now(), text)
 	return len(line), nil
 }
 
-// record logs the event that a line matches, or the line itself at level debug.
-func (a *logAdapter) record(now time.Time, text string) {
+// Record logs the event that a line matches, or the line itself at level debug.
+func (a *Log) Record(now time.Time, text string) {
 	ctx := context.Background()
 	for i, e := range logEvents {
 		// At each start a node refutes what the others remember of its last run; memberlist then names the node itself
@@ -155,7 +153,7 @@ func attrsOf(text, in string, muted int64) (attrs []slog.Attr) {
 	}
 	text, from, ok := strings.Cut(text, " from=")
 	if ok {
-		attrs = append(attrs, slog.String("from", wire.Escape(from, maxLogText)))
+		attrs = append(attrs, slog.String("from", wire.Escape(from, wire.MaxLogText)))
 	}
 	if i := strings.LastIndex(text, ": "); i > strings.Index(text, in) && !strings.Contains(text, "(from: ") {
 		attrs = append(attrs, slog.String("err", shortIDs(text[i+2:])))
@@ -168,5 +166,5 @@ func attrsOf(text, in string, muted int64) (attrs []slog.Attr) {
 
 // shortIDs escapes a text and shortens the ids in it.
 func shortIDs(text string) string {
-	return fullID.ReplaceAllStringFunc(wire.Escape(text, maxLogText), func(id string) string { return id[:8] })
+	return fullID.ReplaceAllStringFunc(wire.Escape(text, wire.MaxLogText), func(id string) string { return id[:8] })
 }
