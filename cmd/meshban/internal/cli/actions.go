@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/doctor"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
@@ -20,5 +21,6 @@ type actions struct {
 	Teardown func(ctx context.Context, dir string) ([]string, error)
 	Doctor   func(ctx context.Context, opts node.DoctorOptions) ([]doctor.Finding, error)
 
+	SessionAbove      func() netip.Addr // where the ssh session comes from in which this process runs; zero = unknown
 	Fail2banInstalled func() bool // setup has connected this machine's fail2ban
 }

@@ -25,6 +25,7 @@ type command struct {
 	err    io.Writer     // stderr: errors, hints, progress
 	isTerm bool          // stderr is a terminal
 	term   *os.File      // stdout if it is a terminal, else nil: topics go through a pager
+	screen screen        // stdout, if it is a terminal
 	asks   bool          // stdin is a terminal: verbs that remove a lot ask first
 	now    func() time.Time
 	hangup func() <-chan os.Signal // starts the delivery of SIGHUP
@@ -38,6 +39,7 @@ func newCommand(acts actions, in io.Reader, out, errs io.Writer) *command {
 	}
 	if isTerminal(out) {
 		c.term = out.(*os.File)
+		c.screen = screenOf(c.term)
 	}
 	return c
 }

@@ -53,7 +53,7 @@ func TestClean(t *testing.T) {
 func TestTable(t *testing.T) {
 	var b bytes.Buffer
 	out := bufio.NewWriter(&b)
-	tab := newTable(out, "A", "B", "C")
+	tab := (&command{out: out}).newTable("A", "B", "C")
 	for i := range learned + 2 {
 		cell := "x"
 		if i == learned+1 {

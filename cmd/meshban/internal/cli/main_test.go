@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -112,6 +113,10 @@ func fakeActions() actions {
 				found = append(found, doctor.Finding{Check: "ports", State: doctor.Bad, Text: "closed", Remedy: "open"})
 			}
 			return found, fail()
+		},
+		SessionAbove: func() netip.Addr {
+			addr, _ := netip.ParseAddr(os.Getenv("FAKE_SESSION"))
+			return addr
 		},
 		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
 		Teardown: func(context.Context, string) ([]string, error) {

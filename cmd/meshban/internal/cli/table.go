@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -16,16 +17,19 @@ import (
 // to the right; the table never holds more than these rows.
 const learned = 256
 
-// table writes aligned columns while rows are still coming. Cells are cleaned.
+// table writes aligned columns while rows are still coming. Cells are cleaned. On a terminal, cells are cut so that rows
+// fit, except in the first column, which people copy.
 type table struct {
 	out    *bufio.Writer
+	screen screen
+	state  int // the column whose words have a colour; -1 = none
 	widths []int
 	rows   [][]string // nil once the widths are fixed
 	fixed  bool
 }
 
-func newTable(out *bufio.Writer, head ...string) *table {
-	return &table{out: out, widths: make([]int, len(head)), rows: [][]string{head}}
+func (c *command) newTable(head ...string) *table {
+	return &table{out: c.out, screen: c.screen, state: slices.Index(head, "STATE"), widths: make([]int, len(head)), rows: [][]string{head}}
 }
 
 // row adds a row with as many cells as the head; the last ones may be empty.
@@ -49,6 +53,7 @@ func (t *table) fix() error {
 			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
 		}
 	}
+	t.fit()
 	rows := t.rows
 	t.rows, t.fixed = nil, true
 	for _, row := range rows {
@@ -67,7 +72,14 @@ func (t *table) write(cells []string) error {
 		last--
 	}
 	for i, cell := range cells[:last+1] {
-		t.out.WriteString(cell)
+		if t.screen.width > 0 && i > 0 {
+			cell = cut(cell, t.widths[i])
+		}
+		style := ""
+		if i == t.state {
+			style = styles[cell]
+		}
+		t.out.WriteString(t.screen.paint(style, cell))
 		if i == last {
 			break
 		}

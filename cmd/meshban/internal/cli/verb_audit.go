@@ -22,7 +22,7 @@ func (c *command) audit(ctx *cli.Context) error {
 	if v.err != nil {
 		return v.err
 	}
-	t := newTable(c.out, "TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
+	t := c.newTable("TIME", "WHAT", "ADDRESS", "UNTIL", "BY", "NODE", "REASON")
 	return show(c, ctx, t, "nothing was changed", func(e control.AuditEntry) []string {
 		until := "-"
 		if !e.Until.IsZero() {

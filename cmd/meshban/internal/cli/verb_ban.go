@@ -68,8 +68,10 @@ func (c *command) allow(ctx *cli.Context) error {
 	if v.err != nil {
 		return v.err
 	}
-	list, remove := ctx.Bool("list"), ctx.Bool("remove")
+	list, remove, me := ctx.Bool("list"), ctx.Bool("remove"), ctx.Bool("me")
 	switch {
+	case me && (list || remove || ctx.Args().Present()):
+		return usagef("meshban allow --me", "--me stands in the place of an address")
 	case list && (remove || length != 0 || reason != "" || ctx.Args().Present()):
 		return usagef("meshban allow --list", "--list stands alone")
 	case list:
@@ -77,7 +79,13 @@ func (c *command) allow(ctx *cli.Context) error {
 	case remove && length != 0:
 		return usagef("meshban allow --remove ADDR", "--remove takes no --for")
 	}
-	all, err := c.addrs(ctx)
+	var all []netip.Prefix
+	var err error
+	if me {
+		all, err = c.me(ctx.Context)
+	} else {
+		all, err = c.addrs(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -102,7 +110,7 @@ func (c *command) allowed(ctx *cli.Context) error {
 		return err
 	}
 	now := c.now()
-	t := newTable(c.out, "ADDRESS", "LEFT", "BY", "SOURCE", "REASON")
+	t := c.newTable("ADDRESS", "LEFT", "BY", "SOURCE", "REASON")
 	return show(c, ctx, t, "nothing is allowed", func(e control.AllowEntry) []string {
 		left := "-"
 		if !e.Until.IsZero() {

@@ -54,7 +54,7 @@ func saidBy(e control.HeldEntry, from string) bool {
 
 func (c *command) heldList(ctx *cli.Context, from string) error {
 	now := c.now()
-	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "FROM", "HELD BY", "SOURCE", "REASON")
+	t := c.newTable("ADDRESS", "PORTS", "LEFT", "FROM", "HELD BY", "SOURCE", "REASON")
 	return show(c, ctx, t, "nothing is held", func(e control.HeldEntry) []string {
 		address := e.Prefix.String()
 		if e.Kind != "" && e.Kind != "ban" {

@@ -91,7 +91,7 @@ func (c *command) keyList(ctx *cli.Context) error {
 		return writeObject(c.out, rep)
 	}
 	now := c.now()
-	t := newTable(c.out, "NAME", "MAY", "RATE", "READS", "LAST USE", "FROM", "AGENT", "VERSION")
+	t := c.newTable("NAME", "MAY", "RATE", "READS", "LAST USE", "FROM", "AGENT", "VERSION")
 	for _, k := range rep.Keys {
 		used, from := "never", "-"
 		if !k.Use.At.IsZero() {

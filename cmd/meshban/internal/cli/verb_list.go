@@ -26,7 +26,7 @@ func (c *command) list(ctx *cli.Context) error {
 		none = "no ban matches"
 	}
 	more, now := false, c.now()
-	t := newTable(c.out, "ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
+	t := c.newTable("ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
 	err = show(c, ctx, t, none, func(e control.ListEntry) []string {
 		if e.NotEnforced != "" {
 			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
@@ -85,12 +85,22 @@ func (c *command) why(ctx *cli.Context) error {
 		fmt.Fprintln(c.out, clean(rep.Summary))
 	}
 	for _, f := range rep.Findings {
-		fmt.Fprintf(c.out, "- %s\n", clean(c.finding(f)))
+		fmt.Fprintln(c.out, c.screen.paint(findingStyle(f), "- "+clean(c.finding(f))))
 	}
 	for _, n := range rep.Nodes {
 		fmt.Fprintln(c.out, clean(nodeAnswer(n)))
 	}
 	return nil
+}
+
+// findingStyle returns the colour of a record.
+func findingStyle(f control.Finding) string {
+	for start, style := range map[string]string{"held": styleWaits, "not enforced": styleBad, "lifted": styleLifted, "cancelled": styleLifted} {
+		if strings.HasPrefix(f.Status, start) {
+			return style
+		}
+	}
+	return ""
 }
 
 // nodeAnswer returns what another node does about an address, in one line.
@@ -156,10 +166,15 @@ func (c *command) watch(ctx *cli.Context) error {
 				return err
 			}
 		} else {
-			c.out.WriteString(eventLine(e) + "\n")
+			c.out.WriteString(c.screen.paint(eventStyles[e.Name], eventLine(e)) + "\n")
 		}
 		return c.out.Flush() // followers do not want to wait
 	})
+}
+
+// eventStyles are the colours of events.
+var eventStyles = map[string]string{
+	control.StateNotEnforced: styleBad, control.StateHeld: styleWaits, "unban": styleLifted, "allow": styleLifted,
 }
 
 // eventLine returns an event as a line for people.

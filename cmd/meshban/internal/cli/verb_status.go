@@ -25,7 +25,7 @@ func (c *command) members(ctx *cli.Context) error {
 	for _, m := range members {
 		alike[m.Name]++
 	}
-	t := newTable(c.out, "NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
+	t := c.newTable("NAME", "ID", "ADDRESS", "STATE", "IN SYNC", "RTT", "VERSION", "BACKEND", "ENFORCED", "PROBLEMS")
 	return show(c, ctx, t, "no members are known", func(m control.Member) []string {
 		name, rtt, sync := m.Name, "-", unconfirmed(m.ConfirmedS)
 		if alike[m.Name] > 1 {
@@ -117,7 +117,7 @@ func (c *command) status(ctx *cli.Context) error {
 		fmt.Fprintf(c.out, "ok: %s\n", clean(summary(s)))
 	case check:
 		for _, p := range wrong {
-			fmt.Fprintln(c.out, clean(p))
+			fmt.Fprintln(c.out, c.screen.paint(styleBad, clean(p)))
 		}
 	default:
 		c.statusText(s, nodes)
@@ -201,7 +201,7 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 		field(c.out, "fail2ban", f.Text()...)
 	}
 	for _, p := range s.Problems {
-		field(c.out, "problem", p)
+		c.problem("problem", p)
 	}
 	for _, r := range s.Reminders {
 		field(c.out, "reminder", r)
@@ -214,7 +214,17 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 		for _, p := range m.Problems {
 			lines = append(lines, "problem: "+p)
 		}
-		field(c.out, "node", lines...)
+		field(c.out, "node", lines[0])
+		c.problem("", lines[1:]...)
+	}
+}
+
+// problem writes lines as field does, in the colour of problems.
+func (c *command) problem(name string, lines ...string) {
+	var b strings.Builder
+	field(&b, name, lines...)
+	for line := range strings.Lines(b.String()) {
+		fmt.Fprintln(c.out, c.screen.paint(styleBad, strings.TrimSuffix(line, "\n")))
 	}
 }
 

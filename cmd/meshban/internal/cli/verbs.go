@@ -91,9 +91,10 @@ func (c *command) banVerbs() []*verb {
 			toggle("dry-run", "show what --all, --by or --source would lift, and change nothing"),
 			yesFlag(), linesFlag(),
 		}},
-		{name: "allow", args: "ADDR... | --remove ADDR... | --list", short: "never ban these addresses, mesh-wide", action: c.allow, flags: []cli.Flag{
+		{name: "allow", args: "ADDR... | --me | --remove ADDR... | --list", short: "never ban these addresses, mesh-wide", action: c.allow, flags: []cli.Flag{
 			text("for", "`D` how long: 12h, 7d (default: until removed, a year at most)"),
 			reasonFlag(),
+			toggle("me", "allow where this ssh session comes from"),
 			toggle("remove", "take the addresses off the list again"),
 			toggle("list", "show the list"),
 			linesFlag(),

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
 )
@@ -18,6 +19,7 @@ func wire() actions {
 		Teardown: node.Teardown,
 		Doctor:   node.Doctor,
 
+		SessionAbove:      hostinfo.SessionAbove,
 		Fail2banInstalled: setup.Fail2banInstalled,
 	}
 }

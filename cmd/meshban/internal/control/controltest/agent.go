@@ -237,7 +237,10 @@ func (a *Agent) Unallow(_ context.Context, req control.UnallowRequest) (control.
 func (a *Agent) Allowed(context.Context) ([]control.AllowEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	all := []control.AllowEntry{{Prefix: control.PrefixOf(loopback), Origin: "web1", Source: "built-in: loopback"}}
+	all := []control.AllowEntry{
+		{Prefix: control.PrefixOf(loopback), Origin: "web1", Source: "built-in: loopback"},
+		{Prefix: control.PrefixOf(netip.MustParsePrefix("198.51.100.200/32")), Origin: "web1", Source: "built-in: ssh session of alice"},
+	}
 	for _, e := range a.allows {
 		all = append(all, e)
 	}
