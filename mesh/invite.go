@@ -58,6 +58,16 @@ func (m *Mesh) NewInvite(uses int, ttl time.Duration, caps pki.Caps) (string, er
 	return t.Encode(), nil
 }
 
+// Invitation is an invitation of this node that can still be used.
+type Invitation = enrol.Invitation
+
+// Invitations returns the invitations of this node that can still be used, oldest first.
+func (m *Mesh) Invitations() []Invitation { return m.invites.Open(time.Now()) }
+
+// CancelInvite ends an invitation of this node, and reports whether there was one with this id. Whoever it admitted
+// stays. An error means that a restart would bring it back.
+func (m *Mesh) CancelInvite(id string) (bool, error) { return m.invites.Cancel(time.Now(), id) }
+
 // tokenAddrs returns where a newcomer may reach us: the advertised address first. If the node is bound to all addresses
 // and no address is configured, this machine's other addresses follow.
 func (m *Mesh) tokenAddrs(local []netip.Addr) []netip.AddrPort {

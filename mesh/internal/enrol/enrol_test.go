@@ -123,3 +123,60 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestCancelledInvitation(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0).UTC()
+	var saved []byte
+	var full error
+	v, err := LoadInvites(now, nil, func(b []byte) error {
+		if full == nil {
+			saved = b
+		}
+		return full
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := [][16]byte{{1}, {2}, {3}}
+	for n, secret := range secrets {
+		if err := v.Add(now, secret, now.Add(time.Hour), n+1, pki.DefaultCaps()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, code, err := v.Redeem(now, secrets[0], frame.ID{9}); code != OK || err != nil {
+		t.Fatal(code, err)
+	}
+	open := v.Open(now)
+	if len(open) != 2 || open[0].Uses != 2 || open[1].Uses != 3 || open[0].ID == open[1].ID {
+		t.Fatalf("one of three is used up: %+v", open)
+	}
+	if found, err := v.Cancel(now, "00000000"); found || err != nil {
+		t.Errorf("an unknown id: %v, %v", found, err)
+	}
+	full = errors.New("no space")
+	if _, err := v.Cancel(now, open[0].ID); err == nil || len(v.Open(now)) != 2 {
+		t.Errorf("not stored: %v, open %+v", err, v.Open(now))
+	}
+	full = nil
+	if found, err := v.Cancel(now, open[0].ID); !found || err != nil {
+		t.Errorf("%v, %v", found, err)
+	}
+	again, err := LoadInvites(now, saved, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range map[string]*Invites{"before": v, "after a restart": again} {
+		if list := v.Open(now); len(list) != 1 || list[0].Uses != 3 {
+			t.Errorf("%s: open %+v", name, list)
+		}
+		if _, _, code, err := v.Redeem(now, secrets[1], frame.ID{8}); code != Expired || err != nil {
+			t.Errorf("%s: a cancelled token: %v, %v", name, code, err)
+		}
+		if v.Knocks(now, Knock(secrets[1])) || !v.Knocks(now, Knock(secrets[2])) {
+			t.Errorf("%s: knocks of a cancelled token count, or those of an open one do not", name)
+		}
+	}
+	if found, err := v.Cancel(now, open[0].ID); found || err != nil {
+		t.Errorf("cancelled twice: %v, %v", found, err)
+	}
+}

@@ -81,7 +81,7 @@ func (v *Invites) Add(now time.Time, secret [16]byte, expires time.Time, uses in
 	v.pruneLocked(now)
 	if len(v.list) >= maxInvites {
 		// Make room by forgetting one that has expired or is used up.
-		at := slices.IndexFunc(v.list, func(i invite) bool { return !i.Expires.After(now) || uint64(len(i.Used)) >= i.Uses })
+		at := slices.IndexFunc(v.list, func(i invite) bool { return !i.open(now) })
 		if at < 0 {
 			return fmt.Errorf("%d invitations are open, want at most %d", len(v.list), maxInvites)
 		}
@@ -124,6 +124,52 @@ func (v *Invites) Redeem(now time.Time, secret [16]byte, id frame.ID) (caps pki.
 		return pki.Caps{}, false, Failed, fmt.Errorf("store the use of the invitation: %w", err)
 	}
 	return found.Caps, false, OK, nil
+}
+
+// Invitation is an invitation that can still be used.
+type Invitation struct {
+	ID         string // names it in commands; it does not admit anyone
+	Expires    time.Time
+	Uses, Used int // at most, so far
+	Caps       pki.Caps
+}
+
+// id returns the name of an invitation for people: 8 hex digits.
+func (i invite) id() string { return hex.EncodeToString(i.Hash[:4]) }
+
+func (i invite) open(now time.Time) bool { return i.Expires.After(now) && uint64(len(i.Used)) < i.Uses }
+
+// Open returns the invitations that can still be used, oldest first.
+func (v *Invites) Open(now time.Time) (list []Invitation) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, i := range v.list {
+		if i.open(now) {
+			list = append(list, Invitation{ID: i.id(), Expires: i.Expires, Uses: int(i.Uses), Used: len(i.Used), Caps: i.Caps})
+		}
+	}
+	return list
+}
+
+// Cancel ends the open invitations with an id, and reports whether there is one. The end is stored when Cancel returns;
+// err says why it was not.
+func (v *Invites) Cancel(now time.Time, id string) (found bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	before := slices.Clone(v.list)
+	for n := range v.list {
+		if i := &v.list[n]; i.id() == id && i.open(now) {
+			i.Expires, found = now.Truncate(time.Millisecond), true
+		}
+	}
+	if !found {
+		return false, nil
+	}
+	if err := v.storeLocked(); err != nil {
+		v.list = before
+		return true, fmt.Errorf("store the end of the invitation: %w", err)
+	}
+	return true, nil
 }
 
 // Knock returns the server name for a joiner's TLS hello. It shows the inviter that the joiner has a token, before the

@@ -41,17 +41,24 @@ type removal struct {
 
 type versionReport struct {
 	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"` // "+dirty": with changes; "" if the build does not know
+	Date    string `json:"date,omitempty"`   // of the commit, RFC 3339
 	Go      string `json:"go"`
 	OS      string `json:"os"`
 	Arch    string `json:"arch"`
 }
 
 func (c *command) version(ctx *cli.Context) error {
-	v := versionReport{versionText(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
+	v := versionReport{Version: versionText(), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	v.Commit, v.Date = commit()
 	if ctx != nil && ctx.Bool("json") {
 		return writeObject(c.out, v)
 	}
-	_, err := fmt.Fprintf(c.out, "meshban %s (%s %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
+	built := fmt.Sprintf("%s %s/%s", v.Go, v.OS, v.Arch)
+	if v.Commit != "" {
+		built = fmt.Sprintf("commit %s of %s, %s", v.Commit, v.Date, built)
+	}
+	_, err := fmt.Fprintf(c.out, "meshban %s (%s)\n", v.Version, built)
 	return err
 }
 

@@ -49,7 +49,9 @@ func (c *command) meshVerbs() []*verb {
 		{name: "init", short: "make a new mesh with this machine as its first node", action: c.init, flags: []cli.Flag{nameFlag(), bindFlag(), objectFlag()}},
 		{name: "invite", short: "print a token with which a machine can join", action: c.invite, flags: slices.Concat([]cli.Flag{
 			text("uses", fmt.Sprintf("`N` how many machines may use it, 1 to %d (default: 1)", control.MaxInviteUses)),
-			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"), objectFlag(),
+			text("for", "`D` how long it is good: 10m, 1h, 7d (default: 1h)"),
+			toggle("list", "show the tokens that can still be used"),
+			text("cancel", "`ID` let a token that --list shows admit nobody any more"), objectFlag(),
 		}, capsFlags())},
 		{name: "join", args: "TOKEN | --request | --certificate FILE", short: "enrol this machine into a mesh", action: c.join, flags: []cli.Flag{
 			nameFlag(), bindFlag(),

@@ -20,6 +20,31 @@ func versionText() string {
 	return shortVersion(info.Main.Version)
 }
 
+// commit returns the commit that was built and its date, or "" if the build does not know.
+func commit() (revision, date string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "", ""
+	}
+	dirty := ""
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			revision = s.Value[:min(len(s.Value), 12)]
+		case "vcs.time":
+			date = s.Value
+		case "vcs.modified":
+			if s.Value == "true" {
+				dirty = "+dirty"
+			}
+		}
+	}
+	if revision == "" {
+		return "", ""
+	}
+	return revision + dirty, date
+}
+
 // maxVersion is the longest version that package mesh sends, in bytes.
 const maxVersion = 32
 

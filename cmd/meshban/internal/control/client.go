@@ -106,6 +106,16 @@ func (c *Client) Invite(ctx context.Context, req InviteRequest) (InviteReply, er
 	return call[InviteReply](ctx, c, pathInvite, req)
 }
 
+// Invitations returns the node's tokens that can still be used.
+func (c *Client) Invitations(ctx context.Context) ([]Invitation, error) {
+	return call[[]Invitation](ctx, c, pathInvites, nil)
+}
+
+// CancelInvite ends a token.
+func (c *Client) CancelInvite(ctx context.Context, req CancelInviteRequest) (CancelInviteReply, error) {
+	return call[CancelInviteReply](ctx, c, pathCancel, req)
+}
+
 // Revoke excludes a node from the mesh.
 func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevokeReply, error) {
 	return call[RevokeReply](ctx, c, pathRevoke, req)

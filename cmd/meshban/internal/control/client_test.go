@@ -73,6 +73,13 @@ func TestThroughTheSocket(t *testing.T) {
 		{"invite", func(a control.Agent) (any, error) {
 			return a.Invite(ctx, control.InviteRequest{Uses: 3, For: control.Duration(24 * time.Hour)})
 		}},
+		{"invitations", func(a control.Agent) (any, error) { return a.Invitations(ctx) }},
+		{"cancelled invitation", func(a control.Agent) (any, error) {
+			return a.CancelInvite(ctx, control.CancelInviteRequest{ID: "0011aabb"})
+		}},
+		{"unknown invitation", func(a control.Agent) (any, error) {
+			return a.CancelInvite(ctx, control.CancelInviteRequest{ID: "ffffffff"})
+		}},
 		{"caps", func(a control.Agent) (any, error) { return a.Caps(ctx, control.CapsRequest{Node: "web3"}) }},
 		{"new caps", func(a control.Agent) (any, error) {
 			return a.Caps(ctx, control.CapsRequest{Node: "web3", Caps: &control.Caps{Rate: 1, Active: 2, Widest4: 24, Widest6: 48, MaxFor: control.Duration(time.Hour), NoImport: true}})

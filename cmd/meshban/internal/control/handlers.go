@@ -28,6 +28,8 @@ const (
 	pathStatus  = "/v1/status"
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
+	pathInvites = "/v1/invites"
+	pathCancel  = "/v1/invite/cancel"
 	pathAudit   = "/v1/audit" // ?since=, RFC 3339
 	pathHeld    = "/v1/held"
 	pathDecide  = "/v1/decide"
@@ -57,6 +59,8 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathAllow, s.change(post(agent.Allow)))
 	mux.Handle("POST "+pathUnallow, s.change(post(agent.Unallow)))
 	mux.Handle("POST "+pathInvite, s.change(post(agent.Invite)))
+	mux.Handle("GET "+pathInvites, get(agent.Invitations))
+	mux.Handle("POST "+pathCancel, s.change(post(agent.CancelInvite)))
 	mux.Handle("POST "+pathDecide, s.change(post(agent.Decide)))
 	mux.Handle("POST "+pathRevoke, s.change(post(agent.Revoke)))
 	mux.Handle("POST "+pathForget, s.change(post(agent.Forget)))

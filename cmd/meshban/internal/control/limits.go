@@ -26,6 +26,9 @@ const (
 // MaxPause is the longest pause of a node, MaxPauseAll that of every node.
 const MaxPause, MaxPauseAll = 24 * time.Hour, time.Hour
 
+// inviteID is the length of the id of a token.
+const inviteID = 8
+
 // MaxInviteFor is the longest validity of a token.
 const MaxInviteFor = 30 * 24 * time.Hour
 

@@ -128,6 +128,13 @@ func (r InviteRequest) check() error {
 	return r.Caps.check()
 }
 
+func (r CancelInviteRequest) check() error {
+	if len(r.ID) != inviteID || strings.Trim(r.ID, "0123456789abcdef") != "" {
+		return usage("%q is not the id of a token: it has %d hex digits", r.ID, inviteID)
+	}
+	return nil
+}
+
 func (r RotateRequest) check() error {
 	if r.What != WhatMeshKey {
 		return usage("unknown key: write %q", WhatMeshKey)

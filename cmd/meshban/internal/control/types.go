@@ -37,6 +37,10 @@ type Agent interface {
 	// Watch calls yield for each event, in order, until yield fails or ctx ends; then it returns nil or ctx's error.
 	Watch(ctx context.Context, yield func(Event) error) error
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)
+	// Invitations returns the tokens of this node that can still be used. CancelInvite ends one; CodeNotFound: none has
+	// that id.
+	Invitations(ctx context.Context) ([]Invitation, error)
+	CancelInvite(ctx context.Context, req CancelInviteRequest) (CancelInviteReply, error)
 	// Audit calls yield for each entry of the audit log since the given time, oldest first, and stops with its error.
 	Audit(ctx context.Context, since time.Time, yield func(AuditEntry) error) error
 	// Held calls yield for each ban on hold, in any order, and stops with its error.
@@ -475,6 +479,25 @@ type RotateReply struct {
 	Generation int      `json:"generation"`        // how many rotations there were, including this one
 	Nodes      int      `json:"nodes"`             // nodes that get the key, alive or not
 	Waiting    []string `json:"waiting,omitempty"` // names of alive nodes that do not have it yet
+}
+
+// Invitation is a token that can still be used.
+type Invitation struct {
+	ID      string `json:"id"` // no secret
+	Uses    int    `json:"uses"`
+	Used    int    `json:"used"`
+	Expires Time   `json:"expires"`
+	Caps    Caps   `json:"caps"`
+}
+
+// CancelInviteRequest names a token.
+type CancelInviteRequest struct {
+	ID string `json:"id"`
+}
+
+// CancelInviteReply names the token that no longer admits anyone.
+type CancelInviteReply struct {
+	ID string `json:"id"`
 }
 
 // InviteReply is a join token and its limits.

@@ -459,4 +459,29 @@ func (d *Daemon) Invite(ctx context.Context, req control.InviteRequest) (control
 	return control.InviteReply{Token: token, Uses: uses, Expires: control.TimeOf(now.Add(ttl))}, nil
 }
 
+// Invitations implements control.Agent.
+func (d *Daemon) Invitations(context.Context) ([]control.Invitation, error) {
+	list := []control.Invitation{}
+	for _, i := range d.mesh.Invitations() {
+		list = append(list, control.Invitation{ID: i.ID, Uses: i.Uses, Used: i.Used, Expires: control.TimeOf(i.Expires), Caps: capsOf(i.Caps)})
+	}
+	return list, nil
+}
+
+// CancelInvite implements control.Agent.
+func (d *Daemon) CancelInvite(ctx context.Context, req control.CancelInviteRequest) (control.CancelInviteReply, error) {
+	switch found, err := d.mesh.CancelInvite(req.ID); {
+	case err != nil:
+		return control.CancelInviteReply{}, err
+	case !found:
+		return control.CancelInviteReply{}, &control.Error{
+			Code: control.CodeNotFound, Message: "no open token of this node has the id " + req.ID, Hint: "`meshban invite --list` shows them",
+		}
+	}
+	e := d.byCaller(ctx, time.Now())
+	e.What, e.Reason = "invite cancel", "the token "+req.ID
+	d.audit.Add(e)
+	return control.CancelInviteReply(req), nil
+}
+
 func show(p netip.Prefix) string { return control.FormatPrefix(p) }

@@ -357,6 +357,21 @@ func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.In
 	}, nil
 }
 
+// Invitations returns one token.
+func (a *Agent) Invitations(context.Context) ([]control.Invitation, error) {
+	return []control.Invitation{{ID: "0011aabb", Uses: 20, Used: 3, Expires: control.TimeOf(a.now().Add(time.Hour))}}, nil
+}
+
+// CancelInvite knows that token.
+func (a *Agent) CancelInvite(_ context.Context, req control.CancelInviteRequest) (control.CancelInviteReply, error) {
+	if req.ID != "0011aabb" {
+		return control.CancelInviteReply{}, &control.Error{
+			Code: control.CodeNotFound, Message: "no open token of this node has the id " + req.ID, Hint: "`meshban invite --list` shows them",
+		}
+	}
+	return control.CancelInviteReply(req), nil
+}
+
 // Caps knows one node, web3, and does not store new caps.
 func (a *Agent) Caps(_ context.Context, req control.CapsRequest) (control.CapsReply, error) {
 	if req.Node != "web3" {
