@@ -27,13 +27,8 @@ import (
 // from a certified member.
 
 const (
-	// askKeysEvery is the least time between two requests to one address. maxAsked bounds the remembered addresses.
-	askKeysEvery = 5 * time.Second
 	// askKeysTimeout bounds one request, not counting the dial: anything may be listening at the address.
 	askKeysTimeout = 3 * time.Second
-	// muteFor is how long only nodes with another gossip key may answer before the operator is told.
-	muteFor  = time.Minute
-	maxAsked = maxPeers + maxJoin
 )
 
 var (
@@ -113,7 +108,7 @@ func (m *Mesh) askBack(id frame.ID, from string) {
 
 // askKeys asks the node at addr, which does not understand us, for a newer gossip key.
 func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
-	if !m.cfg.Secrets.HasAuthority() || !m.join.mayAsk(m.now(), addr) {
+	if !m.cfg.Secrets.HasAuthority() || !m.join.MayAsk(m.now(), addr) {
 		return
 	}
 	a, from, err := m.keysAt(ctx, addr)
@@ -141,7 +136,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 		wake(m.keys.wake)
 	}
 	if len(frames) == 0 {
-		if m.Peers() == 0 && m.join.muteLong(m.now()) {
+		if m.Peers() == 0 && m.join.MuteLong(m.now()) {
 			m.problems.report(m.now(), ProblemKey, "mute", fmt.Sprintf("the node at %v answers, but speaks another gossip key and has no newer one for this node, "+
 				"which asks on", addr), "if that lasts, "+newStart)
 		}
@@ -162,7 +157,7 @@ func (m *Mesh) askKeys(ctx context.Context, addr netip.AddrPort) {
 func (m *Mesh) askLoop(ctx context.Context) {
 	for {
 		select {
-		case addr := <-m.join.silent:
+		case addr := <-m.join.Silent:
 			m.askKeys(ctx, addr)
 		case <-ctx.Done():
 			return
@@ -232,28 +227,4 @@ func (m *Mesh) dialMember(ctx context.Context, addr netip.AddrPort, accept func(
 		m.addressProved(m.now(), id, addr)
 	}
 	return conn, nil
-}
-
-// mayAsk reports whether an address may be asked now and, if so, records the request.
-func (j *joinList) mayAsk(now time.Time, addr netip.AddrPort) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if now.Sub(j.asked[addr]) < askKeysEvery {
-		return false
-	}
-	if len(j.asked) >= maxAsked {
-		clear(j.asked)
-	}
-	j.asked[addr] = now
-	return true
-}
-
-// muteLong reports whether no peer has understood this node for at least muteFor. The first call starts that time.
-func (j *joinList) muteLong(now time.Time) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.muteSince.IsZero() {
-		j.muteSince = now
-	}
-	return now.Sub(j.muteSince) >= muteFor
 }

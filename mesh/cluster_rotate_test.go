@@ -415,7 +415,7 @@ func TestAskingBackHoldsNobodyUp(t *testing.T) {
 		}
 		<-time.After(time.Second)
 		select {
-		case m.join.silent <- genuine:
+		case m.join.Silent <- genuine:
 		default:
 		}
 		select {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -180,6 +181,12 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, rtt time.Duration, payl
 	d.answers(id, func(p *peer) { p.RTT, p.seen, key = max(rtt, 0), now, p.key })
 	if a, ok := readAck(bytes.Clone(payload)); ok {
 		d.m.tell(replica.RootEvent{Peer: id, Root: a.root, Clock: a.clock, Signed: d.m.signedBy(key, a)})
-		d.m.viewSeen(now, n, a.view)
+		d.m.viewSeen(now, nodeAddr(n), a.view)
 	}
+}
+
+// viewSeen compares the view of the member at addr with ours.
+func (m *Mesh) viewSeen(now time.Time, addr netip.AddrPort, theirs uint64) {
+	mine, changed := m.peers.viewDigest()
+	m.views.Seen(now, changed, mine, theirs, addr)
 }

@@ -12,7 +12,7 @@
 //
 // The parts, each a package: frames (frame), identities (pki), and below internal the replication core, a pure state
 // machine (replica); what arrives, before memberlist sees it (filter); who sends a frame to whom (spread); what a member
-// says of itself (meta); when a node changes gossip keys (rotate); the messages of enrolment (enrol); and the sockets,
-// and which way a message goes (transport). This package binds them to memberlist (delegate.go, run.go) and knows who
-// is there (peers.go, place.go, rejoin.go).
+// says of itself (meta) and what this node makes of it (roster); when a node changes gossip keys (rotate); the messages
+// of enrolment (enrol); and the sockets, and which way a message goes (transport). This package binds them to memberlist
+// (delegate.go, run.go) and holds who is there (peers.go, place.go, rejoin.go).
 package mesh

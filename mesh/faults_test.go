@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshban/meshban/mesh/internal/roster"
 )
 
 // fault returns the text of the current fault of a kind, or "".
@@ -58,7 +60,7 @@ func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 		name, host, why string
 	}{
 		{"a closed port", closedPort(t), "connection refused"},
-		{"a name that does not resolve", "web9", triedUnresolved},
+		{"a name that does not resolve", "web9", roster.TriedUnresolved},
 		{"another program", hang.Addr().String(), "another program"},
 		{"another mesh", newNode(t, newSecrets(t), newIdentity(t), nil).run(t).Addr().String(), "another mesh's key"},
 	}
@@ -121,30 +123,4 @@ func TestNoMemberOfEarlierRunsAnswers(t *testing.T) {
 	eventually(t, 30*time.Second, "the fault is told", func() bool {
 		return strings.Contains(n.fault(ProblemJoin), "none of the members of earlier runs answers (1)")
 	})
-}
-
-func TestJoinFault(t *testing.T) {
-	many := []string{"a:1", "b:1", "c:1", "d:1", "e:1"}
-	cases := []struct {
-		name  string
-		hosts []string
-		tries map[string]string
-		want  string // what the text contains; "": no fault
-	}{
-		{"ok: no list", nil, nil, ""},
-		{"ok: not tried yet", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer"}, ""},
-		{"ok: one was joined", []string{"a:1", "b:1"}, map[string]string{"a:1": "no answer", "b:1": triedJoined}, ""},
-		{"ok: only this node itself", []string{"a:1"}, map[string]string{"a:1": triedSelf}, ""},
-		{"ok: the others have left", []string{"a:1", "b:1"}, map[string]string{"a:1": triedSelf, "b:1": triedLeft}, ""},
-		{"bad: beside this node nobody", []string{"a:1", "b:1"}, map[string]string{"a:1": triedSelf, "b:1": "no answer"}, "answers: b:1 (no answer);"},
-		{"bad: many", many, map[string]string{"a:1": "x", "b:1": "x", "c:1": "x", "d:1": "x", "e:1": "x"}, "c:1 (x), and 2 more;"},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			got := joinFault(c.hosts, c.tries)
-			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-				t.Errorf("%q", got)
-			}
-		})
-	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/meta"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/roster"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/transport"
@@ -56,8 +57,8 @@ type Mesh struct {
 	gossip    *spread.Gossip
 	streams   *spread.Streams
 	paths     *transport.Paths
-	join      *joinList
-	views     viewCompare
+	join      *roster.JoinList
+	views     *roster.Views
 	keys      *keyRotator
 	invites   *enrol.Invites               // set by Run
 	serverTLS func() (*tls.Config, error)  // for enrolment and other clients; made once
@@ -139,7 +140,7 @@ func New(cfg Config) (*Mesh, error) {
 		events: make(chan any, maxEvents),
 		wake:   make(chan struct{}, 1),
 		core:   replica.New(cfg.Identity.ID(), cfg.authorityID(), cfg.Epoch, rand.New(rand.NewChaCha8(seed))),
-		join:   newJoinList(cfg.Join),
+		join:   roster.NewJoinList(cfg.Join),
 	}
 	m.root.Store(&[32]byte{})
 	m.last.Store(&frame.Ref{Origin: m.id, Epoch: cfg.Epoch})
@@ -159,12 +160,12 @@ func New(cfg Config) (*Mesh, error) {
 	m.netHellos = filter.NewBuckets[netip.Prefix](netHelloRate, netHellos)
 	m.enrolRate = filter.NewBuckets[netip.Addr](enrolRate, enrolBurst)
 	m.bulkCost = filter.NewBuckets[frame.ID](bulkRate, bulkBurst)
-	m.askedBack = filter.NewBuckets[frame.ID](rate.Every(askKeysEvery), 1)
+	m.askedBack = filter.NewBuckets[frame.ID](rate.Every(roster.AskEvery), 1)
 	m.told = filter.NewBuckets[frame.ID](rate.Every(tellEvery), 1)
 	m.earlies = filter.NewBuckets[frame.ID](earlyTold, 10*earlyTold)
 	m.acks.rate = rate.NewLimiter(rate.Every(ackEvery), ackBurst)
 	m.rolls = rate.NewLimiter(rate.Every(rollEvery), rollBurst)
-	m.views.exchange = make(chan netip.AddrPort, 1)
+	m.views = roster.NewViews()
 	m.place.former = make(chan struct{}, 1)
 	m.asks = asks{wake: make(chan struct{}, 1), open: make(map[[16]byte]openAsk)}
 	m.answers = filter.NewBuckets[frame.ID](answerRate, answerBurst)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/roster"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/internal/spread"
 	"github.com/meshban/meshban/mesh/internal/wire"
@@ -38,7 +39,7 @@ const (
 // peer is what we know of another node.
 type peer struct {
 	Member
-	mark uint64 // see viewMark
+	mark uint64 // see roster.Mark
 	meta string // as received
 	key  ed25519.PublicKey
 	keys rotate.Peer // as it states
@@ -87,7 +88,7 @@ type peerTable struct {
 	losses       uint64          // peers that left or failed: addresses joined before are worth another try
 	targets      []spread.Target // alive peers; replaced, never changed
 	pushTo       []spread.Target // trusted peers to push to, sorted by id; likewise
-	own          uint64          // this node's viewMark
+	own          uint64          // this node's mark
 	ownMeta      string          // what memberlist holds as this node's metadata
 	view         uint64          // the sum of the marks of all live peers
 	viewed       time.Time       // when view changed
@@ -122,7 +123,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self {
-		t.own, t.ownMeta = viewMark(id, addr, m.Has, m.Uses, m.Ceiling), string(n.Meta)
+		t.own, t.ownMeta = roster.Mark(id, addr, m.Has, m.Uses, m.Ceiling), string(n.Meta)
 		t.viewLocked(now)
 		return frame.ID{}, false
 	}
@@ -157,7 +158,7 @@ func (t *peerTable) joined(now time.Time, n *memberlist.Node, kind string) (fram
 		p.keys = says
 	}
 	p.meta, p.key, p.top = string(n.Meta), m.Key, m.Ceiling
-	p.mark = viewMark(id, addr, p.keys.Has, p.keys.Uses, p.top)
+	p.mark = roster.Mark(id, addr, p.keys.Has, p.keys.Uses, p.top)
 	p.KeyKnown, p.KeyGeneration = p.keys.Has != 0, p.keys.Has.Generation()
 	p.alt, p.bye, p.answers = netip.AddrPort{}, time.Time{}, false
 	if !p.isProved(addr) {

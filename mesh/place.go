@@ -281,13 +281,11 @@ func (m *Mesh) routesTo() []netip.AddrPort {
 			list, last = append(list, p.Addr), p.ID
 		}
 	}
-	m.join.mu.Lock()
-	for _, host := range m.join.hosts {
+	for _, host := range m.join.Hosts() {
 		if addr, err := netip.ParseAddrPort(host); err == nil {
 			list = append(list, addr)
 		}
 	}
-	m.join.mu.Unlock()
 	slices.SortFunc(list, netip.AddrPort.Compare)
 	return list[:min(len(list), maxRoutes)]
 }

@@ -213,7 +213,7 @@ func (m *Mesh) answerQuery(conn *tls.Conn, key ed25519.PublicKey, b []byte) erro
 		return pki.ErrOtherMesh
 	case string(q.Text) == askSight && m.Standing(id).Revoked == nil && m.queries.heard.Take(m.now(), id, 1):
 		// A node that cannot be reached may have no certificate here yet.
-		return enrol.WriteMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).encode()))
+		return enrol.WriteMessage(conn, encodeQueryAnswer(m.sightOf(id, conn.RemoteAddr()).Encode()))
 	case !m.isMember(m.now(), id):
 		return errStranger
 	case m.cfg.Answer == nil || tr == nil:

@@ -17,19 +17,11 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/roster"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 const (
-	// aloneMin..aloneMax is the pause between rounds while no peer is alive.
-	aloneMin, aloneMax = time.Second, 3 * time.Second
-	// Otherwise one address that is not alive is tried every restMin..restMax, about once a second in the whole mesh.
-	restMin, restMax = 3 * time.Second, 20 * time.Second
-	// After a lost peer was found, the next is tried sooner: others of its partition will be back too.
-	foundMin, foundMax = 300 * time.Millisecond, time.Second
-	// While a member that was recently alive is said to be gone, the pause is hearsayEach for each known member, and at
-	// least hearsayMin.
-	hearsayEach, hearsayMin = 20 * time.Millisecond, 1500 * time.Millisecond
 	// joinAtOnce bounds the addresses tried together.
 	joinAtOnce = 8
 	// joinWait bounds how long a round waits for its tries. A stalled try continues for filter.StreamTimeout while others are
@@ -41,46 +33,16 @@ const (
 	// lookupTimeout bounds the resolution of one name, maxLookup the addresses used from it.
 	lookupTimeout = 3 * time.Second
 	maxLookup     = 8
-	// joinedFor is how long an address that answered is not tried again although no peer has it: it may belong to a
-	// peer known by another address. The time ends early when a peer is lost.
-	joinedFor = 10 * time.Minute
 	// refuteWait is how long a peer that was held dead has to refute that after a join, before a second join.
 	refuteWait = 300 * time.Millisecond
 )
-
-// joinList holds the configured addresses and the results of trying them.
-type joinList struct {
-	mu     sync.Mutex
-	hosts  []string
-	joined map[netip.AddrPort]joinedAt
-	asked  map[netip.AddrPort]time.Time // when an address was last asked for the gossip key
-	change chan struct{}                // capacity 1: hosts has changed
-	silent chan netip.AddrPort          // capacity 1: the address of a member that may have a newer key; memberlist's goroutines send, askLoop receives
-	// muteSince is when it began that every peer that answers uses another gossip key; zero: a peer understood us.
-	muteSince time.Time
-}
-
-type joinedAt struct {
-	at     time.Time
-	losses uint64
-}
-
-func newJoinList(hosts []string) *joinList {
-	return &joinList{hosts: slices.Clone(hosts), joined: make(map[netip.AddrPort]joinedAt), asked: make(map[netip.AddrPort]time.Time), change: make(chan struct{}, 1), silent: make(chan netip.AddrPort, 1)}
-}
 
 // SetJoin replaces the join list (at most 1024 entries) and tries it soon.
 func (m *Mesh) SetJoin(join []string) error {
 	if len(join) > maxJoin {
 		return fmt.Errorf("join list of %d, want at most %d", len(join), maxJoin)
 	}
-	m.join.mu.Lock()
-	m.join.hosts = slices.Clone(join)
-	m.join.mu.Unlock()
-	select {
-	case m.join.change <- struct{}{}:
-	default:
-	}
+	m.join.Set(join)
 	return nil
 }
 
@@ -93,9 +55,9 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-m.join.change:
+		case <-m.join.Change:
 			timer.Stop()
-		case addr := <-m.views.exchange:
+		case addr := <-m.views.Exchange:
 			timer.Stop()
 			r.together(func() { r.exchange(addr) })
 		case <-ctx.Done():
@@ -106,34 +68,21 @@ func (m *Mesh) rejoinLoop(ctx context.Context, ml *memberlist.Memberlist) {
 		r.round(ctx)
 		r.tellFault()
 		lost, alive, known, recent := m.peers.lost(m.now())
-		switch {
-		case alive == 0:
-			pause = between(aloneMin, aloneMax)
-		case alive > before && len(lost) > 0:
-			pause = between(foundMin, foundMax)
-		case recent: // may be hearsay
-			mid := min(max(time.Duration(known)*hearsayEach, hearsayMin), restMax)
-			pause = between(mid/2, mid+mid/2)
-		default:
-			mid := min(max(time.Duration(known)*time.Second, restMin), restMax)
-			pause = between(mid/2, mid+mid/2)
-		}
+		pause = roster.Pause(alive, alive > before && len(lost) > 0, known, recent)
 	}
 }
-
-func between(low, high time.Duration) time.Duration { return low + rand.N(high-low) }
 
 // rejoiner does the work of one rejoinLoop.
 type rejoiner struct {
 	m     *Mesh
 	ml    *memberlist.Memberlist
 	begun bool
-	turn  []lostPeer // peers to ping next, in random order; refilled when empty
+	turn  roster.Turn[lostPeer] // peers to ping
 
 	running sync.WaitGroup // tries
 
 	mu     sync.Mutex
-	tries  map[string]string           // by entry of the join list; see joinFault
+	tries  map[string]string           // by entry of the join list; see roster.JoinFault
 	trying map[netip.AddrPort]struct{} // being tried now
 }
 
@@ -184,7 +133,7 @@ func (r *rejoiner) round(ctx context.Context) {
 	if alive == 0 {
 		pings, joins = pingAlone, joinAtOnce
 	}
-	found := answering(r.ml, r.next(lost, pings))
+	found := answering(r.ml, r.turn.Next(lost, pings))
 	for _, p := range found {
 		if r.m.peers.answered(r.m.now(), p.id, p.addr) {
 			r.m.tell(replica.UpEvent{Peer: p.id})
@@ -222,21 +171,21 @@ func (r *rejoiner) round(ctx context.Context) {
 // joinHost joins an entry of the join list at each of its addresses.
 func (r *rejoiner) joinHost(ctx context.Context, host string) {
 	addrs, err := r.m.resolve(ctx, host)
-	came := triedSelf
+	came := roster.TriedSelf
 	if err != nil {
 		r.m.cfg.Logger.Debug("cannot resolve an address of the join list", "host", host, "error", err)
-		came = triedUnresolved
+		came = roster.TriedUnresolved
 	}
 	for _, addr := range addrs {
 		if !r.wanted(addr) {
 			continue
 		}
 		if err := r.join(ctx, addr); err == nil {
-			came = triedJoined
-		} else if came != triedJoined {
-			came = whyNotJoined(err)
+			came = roster.TriedJoined
+		} else if came != roster.TriedJoined {
+			came = roster.WhyNot(err)
 			if r.m.peers.leftAt(addr) {
-				came = triedLeft
+				came = roster.TriedLeft
 			}
 		}
 	}
@@ -256,29 +205,13 @@ func (r *rejoiner) tellFault() {
 	hosts := r.hosts()
 	r.mu.Lock()
 	maps.DeleteFunc(r.tries, func(host, _ string) bool { return !slices.Contains(hosts, host) })
-	text := joinFault(hosts, r.tries)
+	text := roster.JoinFault(hosts, r.tries)
 	r.mu.Unlock()
 	if losses, _ := r.m.peers.lossCount(); len(hosts) == 0 && losses == 0 && len(lost) > 0 {
 		text = fmt.Sprintf("none of the members of earlier runs answers (%d); see that their agents run and their ports are open for TCP and UDP, "+
 			"or put HOST[:PORT] of a member into join in meshban.yaml", known)
 	}
 	r.m.setFault(ProblemJoin, text)
-}
-
-// next returns up to n of the lost peers; every one gets its turn before any gets another.
-func (r *rejoiner) next(lost []lostPeer, n int) []lostPeer {
-	still := make(map[lostPeer]bool, len(lost))
-	for _, p := range lost {
-		still[p] = true
-	}
-	r.turn = slices.DeleteFunc(r.turn, func(p lostPeer) bool { return !still[p] })
-	if len(r.turn) == 0 {
-		r.turn = slices.Clone(lost)
-		rand.Shuffle(len(r.turn), func(i, j int) { r.turn[i], r.turn[j] = r.turn[j], r.turn[i] })
-	}
-	some := r.turn[:min(len(r.turn), n)]
-	r.turn = r.turn[len(some):]
-	return some
 }
 
 // answering pings peers and returns those that answer in time, fastest first.
@@ -315,10 +248,7 @@ func (r *rejoiner) joinAll(ctx context.Context, peers []lostPeer) bool {
 
 // hosts returns the entries of the join list, except literal addresses that need no try.
 func (r *rejoiner) hosts() []string {
-	r.m.join.mu.Lock()
-	hosts := slices.Clone(r.m.join.hosts)
-	r.m.join.mu.Unlock()
-	return slices.DeleteFunc(hosts, func(host string) bool {
+	return slices.DeleteFunc(r.m.join.Hosts(), func(host string) bool {
 		addr, err := netip.ParseAddrPort(host)
 		return err == nil && !r.wanted(addr)
 	})
@@ -330,14 +260,7 @@ func (r *rejoiner) wanted(addr netip.AddrPort) bool {
 		return false
 	}
 	losses, alive := r.m.peers.lossCount()
-	r.m.join.mu.Lock()
-	defer r.m.join.mu.Unlock()
-	j, ok := r.m.join.joined[addr]
-	if ok && (alive == 0 || j.losses != losses || time.Since(j.at) > joinedFor) {
-		delete(r.m.join.joined, addr)
-		ok = false
-	}
-	return !ok
+	return !r.m.join.Answered(time.Now(), addr, losses, alive)
 }
 
 // exchange compares memberships with a live peer.
@@ -372,12 +295,7 @@ func (r *rejoiner) join(ctx context.Context, addr netip.AddrPort) error {
 		}
 	}
 	losses, _ := r.m.peers.lossCount()
-	r.m.join.mu.Lock()
-	defer r.m.join.mu.Unlock()
-	r.m.join.muteSince = time.Time{}
-	if len(r.m.join.joined) < maxPeers+maxJoin {
-		r.m.join.joined[addr] = joinedAt{time.Now(), losses}
-	}
+	r.m.join.Joined(time.Now(), addr, losses)
 	return nil
 }
 

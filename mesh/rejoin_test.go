@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/meshban/meshban/mesh/internal/roster"
 )
 
 // A member that accepts a stream and says nothing used to keep all others from being joined, for ten seconds a try and
@@ -27,7 +28,7 @@ func TestClusterStalledJoin(t *testing.T) {
 		late := c.start(t, 2, newIdentity(t), func(_ int, cfg *Config) { cfg.Join = nil })
 		begin := time.Now()
 		eventually(t, time.Minute, "the other one is joined", func() bool { return late.aliveCount() == 2 })
-		if took := time.Since(begin); took > joinWait+2*aloneMax {
+		if took := time.Since(begin); took > joinWait+2*roster.AloneMax {
 			t.Errorf("it took %v", took)
 		}
 	})

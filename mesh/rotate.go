@@ -270,10 +270,10 @@ func (m *Mesh) turnKey() {
 	case rotate.Use:
 		m.keyChanged(KeyUsed, newest.Generation())
 		if len(peers) == 0 {
-			wake(m.join.change) // others may understand us now
+			wake(m.join.Change) // others may understand us now
 		}
 		if at.IsValid() {
-			m.views.request(at) // it may have held us dead
+			m.views.Request(at) // it may have held us dead
 		}
 	case rotate.Drop:
 		m.keyChanged(KeyDropped, newest.Generation())

@@ -201,7 +201,7 @@ func (m *Mesh) suspected(id frame.ID) {
 	m.peers.unheard(id)
 	if at.IsValid() && m.trusted(id) { // it may use a newer gossip key
 		select {
-		case m.join.silent <- at:
+		case m.join.Silent <- at:
 		default:
 		}
 	}

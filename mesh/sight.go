@@ -3,7 +3,6 @@ package mesh
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/roster"
 	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
@@ -26,80 +26,18 @@ const (
 	sightPanel = 5
 	// sightGood is how many times in a row they must say that this node is reached before the fault is over.
 	sightGood = 3
-	// sightLen is the length of an answer in bytes: whether the node is reached at its advertised address, and its
-	// address.
-	sightLen = 1 + 16
 	// askSight is the question.
 	askSight = "where am I?"
 )
 
-// sight is how a member sees this node.
-type sight struct {
-	reached bool       // it answers at its advertised address
-	from    netip.Addr // source address of its streams
-}
-
-func (s sight) encode() []byte {
-	a := s.from.As16()
-	return append([]byte{byte(wire.Flag(s.reached))}, a[:]...)
-}
-
-func decodeSight(b []byte) (s sight, ok bool) {
-	if len(b) != sightLen || b[0] > 1 {
-		return s, false
-	}
-	return sight{b[0] == 1, netip.AddrFrom16([16]byte(b[1:])).Unmap()}, true
-}
-
 // sightOf returns how this node sees the node behind a stream.
-func (m *Mesh) sightOf(id frame.ID, remote net.Addr) sight {
-	s := sight{from: netip.IPv6Unspecified()}
+func (m *Mesh) sightOf(id frame.ID, remote net.Addr) roster.Sight {
+	s := roster.Sight{From: netip.IPv6Unspecified()}
 	if a, ok := remote.(*net.TCPAddr); ok {
-		s.from = a.AddrPort().Addr().Unmap().WithZone("")
+		s.From = a.AddrPort().Addr().Unmap().WithZone("")
 	}
-	m.peers.update(id, func(p *peer) { s.reached = (p.isProved(p.Addr) || p.viaAlso) && p.State == StateAlive })
+	m.peers.update(id, func(p *peer) { s.Reached = (p.isProved(p.Addr) || p.viaAlso) && p.State == StateAlive })
 	return s
-}
-
-// fault returns what is wrong with how a member sees this node, which advertises own and is bound to a port; "" if
-// nothing is.
-func (s sight) fault(member string, own netip.AddrPort, port uint16) string {
-	at := netip.AddrPortFrom(s.from, port)
-	switch {
-	case s.reached:
-		return ""
-	case s.from.IsUnspecified(), at == own:
-		return fmt.Sprintf("%s gets no answer from this node at %v, which it advertises: let that port in, for TCP and UDP", member, own)
-	}
-	return fmt.Sprintf("%s sees this node at %v, and gets no answer at %v, which it advertises: write `advertise: %v` into meshban.yaml and restart the agent; "+
-		"behind NAT, forward that port to this machine for TCP and UDP", member, s.from, own, at)
-}
-
-// sighted is how a member sees this node.
-type sighted struct {
-	by frame.ID
-	sight
-}
-
-// mostSee returns how most members see this node: that they reach it unless more than half do not, and then at the
-// address that most of those name.
-func mostSee(said []sighted) (most sighted) {
-	votes, unreached := make(map[netip.Addr]int), 0
-	for _, s := range said {
-		if !s.reached {
-			votes[s.from]++
-			unreached++
-		}
-	}
-	if 2*unreached <= len(said) {
-		return sighted{sight: sight{reached: true}}
-	}
-	for _, s := range said {
-		if !s.reached && votes[s.from] > votes[most.from] {
-			most = s
-		}
-	}
-	return most
 }
 
 // sightLoop asks members how they see this node while nothing arrives from some of them.
@@ -130,11 +68,11 @@ func (m *Mesh) sightLoop(ctx context.Context) {
 			turn++
 			continue
 		}
-		s := mostSee(said)
-		if text := s.fault(s.by.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
+		s := roster.MostSee(said)
+		if text := s.Fault(s.By.String(), own, cmp.Or(m.cfg.Bind.Port(), own.Port())); text != "" {
 			told, good = true, 0 // the same are asked again, so that the text stays the same
 			m.setFault(ProblemSeen, text)
-			m.place.unreached.Store(s.from != own.Addr())
+			m.place.unreached.Store(s.From != own.Addr())
 			continue
 		}
 		turn++
@@ -160,20 +98,20 @@ func (m *Mesh) aliveIDs() (ids []frame.ID) {
 }
 
 // seenBy asks up to sightPanel of the members how they see this node, others at each turn, and returns the answers.
-func (m *Mesh) seenBy(ctx context.Context, ids []frame.ID, turn int) (said []sighted) {
+func (m *Mesh) seenBy(ctx context.Context, ids []frame.ID, turn int) (said []roster.Sighted) {
 	if !m.cfg.Secrets.HasAuthority() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	answers := make([]sighted, min(sightPanel, len(ids)))
+	answers := make([]roster.Sighted, min(sightPanel, len(ids)))
 	good := make([]bool, len(answers))
 	var asking sync.WaitGroup
 	for i := range answers {
 		id := ids[(turn*sightPanel+i)%len(ids)]
 		asking.Go(func() {
 			s, ok := m.sightBy(ctx, id)
-			answers[i], good[i] = sighted{id, s}, ok
+			answers[i], good[i] = roster.Sighted{By: id, Sight: s}, ok
 		})
 	}
 	asking.Wait()
@@ -186,15 +124,15 @@ func (m *Mesh) seenBy(ctx context.Context, ids []frame.ID, turn int) (said []sig
 }
 
 // sightBy asks a member how it sees this node.
-func (m *Mesh) sightBy(ctx context.Context, id frame.ID) (sight, bool) {
+func (m *Mesh) sightBy(ctx context.Context, id frame.ID) (roster.Sight, bool) {
 	node := m.peers.node(id)
 	if node == nil {
-		return sight{}, false
+		return roster.Sight{}, false
 	}
 	b, err := m.question(ctx, id, node, []byte(askSight))
 	if err != nil {
 		m.cfg.Logger.Debug("a member does not say how it sees this node", "id", id.String(), "error", wire.Escape(err.Error(), wire.MaxLogText))
-		return sight{}, false
+		return roster.Sight{}, false
 	}
-	return decodeSight(b)
+	return roster.DecodeSight(b)
 }

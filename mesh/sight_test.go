@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/internal/meshtest"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -97,63 +95,6 @@ func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
 	}
 }
 
-func TestSight(t *testing.T) {
-	own := netip.MustParseAddrPort("10.0.0.5:7946")
-	for _, tt := range []struct {
-		name    string
-		reached bool
-		from    string
-		want    string
-	}{
-		{"ok: reached, by another way", true, "203.0.113.1", ""},
-		{"bad: not reached", false, "10.0.0.5", "let that port in"},
-		{"bad: not reached, unknown", false, "::", "let that port in"},
-		{"bad: behind NAT", false, "203.0.113.1", "`advertise: 203.0.113.1:7946`"},
-		{"bad: behind NAT, v6", false, "2001:db8::1", "`advertise: [2001:db8::1]:7946`"},
-	} {
-		s, ok := decodeSight(sight{tt.reached, netip.MustParseAddr(tt.from)}.encode())
-		if !ok || s.from.String() != tt.from || s.reached != tt.reached {
-			t.Errorf("%s: read as %+v, %v", tt.name, s, ok)
-		}
-		if got := s.fault("web1", own, own.Port()); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
-			t.Errorf("%s: %q", tt.name, got)
-		}
-	}
-	for _, b := range [][]byte{nil, make([]byte, sightLen-1), make([]byte, sightLen+1), append([]byte{2}, make([]byte, 16)...)} {
-		if _, ok := decodeSight(b); ok {
-			t.Errorf("%x is taken for an answer", b)
-		}
-	}
-}
-
-// Most of those who answer decide whether a node is reached, and where it is seen.
-func TestMostSee(t *testing.T) {
-	yes, no := "", "10.0.0.5"
-	for _, tt := range []struct {
-		name string
-		said []string // "": reached; else not reached, and seen at this address
-		want string
-	}{
-		{"ok: all reach it", []string{yes, yes, yes}, yes},
-		{"ok: one liar", []string{"203.0.113.1", yes, yes}, yes},
-		{"ok: one of two", []string{no, yes}, yes},
-		{"bad: the only one", []string{no}, no},
-		{"bad: most do not", []string{no, yes, no}, no},
-		{"bad: one liar about where it is", []string{"203.0.113.1", no, no}, no},
-		{"bad: one liar of five", []string{"203.0.113.1", no, yes, no, no}, no},
-	} {
-		var said []sighted
-		for i, from := range tt.said {
-			s := sight{reached: from == yes, from: netip.MustParseAddr(cmp.Or(from, "192.0.2.9"))}
-			said = append(said, sighted{frame.ID{byte(i)}, s})
-		}
-		most := mostSee(said)
-		if most.reached != (tt.want == yes) || !most.reached && (most.from.String() != tt.want || tt.said[most.by[0]] != tt.want) {
-			t.Errorf("%s: %+v", tt.name, most)
-		}
-	}
-}
-
 // One member that says that it does not reach a node neither alarms it nor says what to write into its configuration.
 func TestOneMemberDoesNotSayWhereANodeIs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -176,7 +117,7 @@ func TestOneMemberDoesNotSayWhereANodeIs(t *testing.T) {
 		c.nodes[0].peers.update(victim.id.ID(), func(p *peer) { p.proofs = nil })
 		asked := func() bool { return len(victim.paths.Unanswered(victim.now(), sightQuiet)) > 0 }
 		eventually(t, 2*time.Minute, "it does not answer reports", asked)
-		if s, ok := victim.sightBy(t.Context(), liar); !ok || s.reached {
+		if s, ok := victim.sightBy(t.Context(), liar); !ok || s.Reached {
 			t.Fatalf("it says %+v, %v", s, ok)
 		}
 		for range 60 {

@@ -140,7 +140,7 @@ func (m *Mesh) pathMessage(b []byte) {
 	delegate{m}.answers(from, func(p *peer) { p.seen = now })
 	a, _ := readAck(report.Answer)
 	m.apply(replica.RootEvent{Peer: from, Root: a.root, Clock: a.clock, Signed: m.signedBy(n.Key, a)})
-	m.viewSeen(now, node, a.view)
+	m.viewSeen(now, nodeAddr(node), a.view)
 }
 
 // openPath decodes a path message strictly, without checking the signature.

@@ -100,6 +100,7 @@ var meshRooms = map[string][]string{
 	replica:                             {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/enrol":     {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/mlwire":    nil,
+	module + "/mesh/internal/roster":    {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/meta":      {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki"},
 	module + "/mesh/internal/filter":    {module + "/mesh/internal/wire", module + "/mesh/frame", module + "/mesh/pki", module + "/mesh/internal/meta", module + "/mesh/internal/mlwire"},
 	module + "/mesh/internal/rotate":    {module + "/mesh/frame", module + "/mesh/pki"},

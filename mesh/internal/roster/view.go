@@ -1,4 +1,4 @@
-package mesh
+package roster
 
 import (
 	"crypto/sha256"
@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -24,10 +23,10 @@ const (
 	viewPauseMin, viewPauseMax = 5 * time.Second, 5 * time.Minute
 )
 
-// viewMark returns a member's part in the digest of a view, which is the sum over all live members, including this
+// Mark returns a member's part in the digest of a view, which is the sum over all live members, including this
 // node. Two nodes have equal digests if they see the same members at the same addresses, with the same gossip keys and
 // ceilings: so news of these that gossip has missed is repaired too. Before the first rotation the keys are left out.
-func viewMark(id frame.ID, addr netip.AddrPort, has, uses pki.KeyVersion, ceiling uint32) uint64 {
+func Mark(id frame.ID, addr netip.AddrPort, has, uses pki.KeyVersion, ceiling uint32) uint64 {
 	ip := addr.Addr().As16()
 	b := binary.BigEndian.AppendUint16(append(id[:], ip[:]...), addr.Port())
 	if has.Generation() > 0 || uses.Generation() > 0 {
@@ -39,9 +38,9 @@ func viewMark(id frame.ID, addr netip.AddrPort, has, uses pki.KeyVersion, ceilin
 	return binary.BigEndian.Uint64(h[:])
 }
 
-// viewCompare decides when to exchange membership.
-type viewCompare struct {
-	exchange chan netip.AddrPort // capacity 1: the member to exchange with; request sends, rejoinLoop receives
+// Views decides when to exchange membership.
+type Views struct {
+	Exchange chan netip.AddrPort // capacity 1: the member to exchange with; Request sends
 
 	mu           sync.Mutex
 	next         time.Time
@@ -49,8 +48,11 @@ type viewCompare struct {
 	mine, theirs uint64 // the views that last differed
 }
 
+// NewViews returns a Views that has compared none.
+func NewViews() *Views { return &Views{Exchange: make(chan netip.AddrPort, 1)} }
+
 // differ reports whether it is time to exchange with a member whose view differs.
-func (c *viewCompare) differ(now time.Time, mine, theirs uint64) bool {
+func (c *Views) differ(now time.Time, mine, theirs uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Before(c.next) {
@@ -65,19 +67,17 @@ func (c *viewCompare) differ(now time.Time, mine, theirs uint64) bool {
 	return true
 }
 
-// viewSeen compares a peer's view with ours. It is called on memberlist's goroutine that pings.
-func (m *Mesh) viewSeen(now time.Time, n *memberlist.Node, theirs uint64) {
-	mine, changed := m.peers.viewDigest()
-	if mine == theirs || now.Sub(changed) < viewSettle || !m.views.differ(now, mine, theirs) {
-		return
+// Seen compares this node's view, which has been the same since changed, with that of the member at addr.
+func (c *Views) Seen(now, changed time.Time, mine, theirs uint64, addr netip.AddrPort) {
+	if mine != theirs && now.Sub(changed) >= viewSettle && c.differ(now, mine, theirs) {
+		c.Request(addr)
 	}
-	m.views.request(nodeAddr(n))
 }
 
-// request asks for a membership exchange with the member at addr, unless one is already waiting.
-func (c *viewCompare) request(addr netip.AddrPort) {
+// Request asks for a membership exchange with the member at addr, unless one is already waiting.
+func (c *Views) Request(addr netip.AddrPort) {
 	select {
-	case c.exchange <- addr:
+	case c.Exchange <- addr:
 	default:
 	}
 }
