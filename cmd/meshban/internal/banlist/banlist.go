@@ -153,6 +153,9 @@ func (r *reader) add(ports string, prefixes ...netip.Prefix) error {
 	if len(r.list.Entries)+len(prefixes) > r.room {
 		return refused(wrong("import it in parts", "the list has more than %d prefixes", r.room))
 	}
+	if n := len(r.list.Entries); n+len(prefixes) > cap(r.list.Entries) { // append would copy a long list four times as often
+		r.list.Entries = slices.Grow(r.list.Entries, max(n, len(prefixes)))
+	}
 	for _, p := range prefixes {
 		r.list.Entries = append(r.list.Entries, Entry{p, ports})
 	}

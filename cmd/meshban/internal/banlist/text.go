@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
 )
 
 // text reads a list of lines that end with LF, CR LF or CR.
@@ -61,6 +63,9 @@ func (r *reader) textLine(raw string) error {
 	}
 	if r.csv != nil {
 		return r.row(raw)
+	}
+	if p, err := config.ParsePrefix(line); err == nil { // nearly every line of a long list
+		return r.add("", p)
 	}
 	if strings.IndexByte(line, '"') >= 0 && quoted.MatchString(line) {
 		return r.table(raw)
