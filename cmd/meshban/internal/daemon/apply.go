@@ -53,14 +53,17 @@ func (d *Daemon) publishFrame(now time.Time, ops []ban.Op) error {
 	if err != nil {
 		return fmt.Errorf("encode %d ops: %w", len(ops), err)
 	}
-	d.foresee(now, ops)
 	f, err := d.mesh.Sign(now, payload, ban.Expires(ops))
 	if err != nil {
 		return fmt.Errorf("publish %d ops: %w", len(ops), err)
 	}
 	d.mesh.Send(f)
 	d.remember(now, f)
-	d.merge(now, recordsOf(now, f, ops))
+	records := recordsOf(now, f, ops)
+	d.state.Change(now, func(t *ban.Table) []ban.Change {
+		d.foreseeLocked(now, t, ops)
+		return t.Merge(now, records)
+	})
 	return nil
 }
 

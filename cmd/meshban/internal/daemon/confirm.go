@@ -152,9 +152,11 @@ func (d *Daemon) kernelTook(ctx context.Context, results []control.Result) *cont
 	}
 }
 
-// banEffect returns a look function for confirm: it returns why a new ban drops nothing here, or nil if it does.
-func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *control.Result) *control.Error {
-	backend := d.fw.Status().Backend
+// banEffect returns a look function for confirm: it returns why a new ban drops nothing here, or nil if it does. With
+// errorsOnly it need not say the state of what has no error.
+func (d *Daemon) banEffect(now time.Time, ports ban.Ports, errorsOnly bool) func(*ban.Table, *control.Result) *control.Error {
+	kernel := d.fw.Status()
+	backend := kernel.Backend
 	return func(t *ban.Table, r *control.Result) *control.Error {
 		state, by := t.Effect(r.Prefix.Prefix, ports)
 		switch {
@@ -197,7 +199,9 @@ func (d *Daemon) banEffect(now time.Time, ports ban.Ports) func(*ban.Table, *con
 			r.State = control.StateNotEnforced // no error: chosen by the operator, or it would cut off neighbours here
 			return nil
 		}
-		if ok, why := d.holds(r.Prefix.Prefix, ports); why != "" {
+		if errorsOnly && kernel.NotEnforced == 0 && kernel.Problem == "" { // 7 % of an import's processor time
+			r.State = ""
+		} else if ok, why := d.holds(r.Prefix.Prefix, ports); why != "" {
 			r.State = control.StateNotEnforced
 			return &control.Error{
 				Code: control.CodeFailed, Hint: "the other nodes still got the ban; `meshban status` shows the firewall's error",

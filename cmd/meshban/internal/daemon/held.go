@@ -106,28 +106,27 @@ func (d *Daemon) heldProblemLocked(t *ban.Table) string {
 	return text
 }
 
-// foresee warns the operator if peers with the same configuration will hold or refuse ops.
-func (d *Daemon) foresee(now time.Time, ops []ban.Op) {
-	d.state.View(func(t *ban.Table) {
-		for _, op := range ops {
-			var policy *ban.PolicyError
-			if !errors.As(d.state.Gate.Foresee(now, t, op), &policy) {
-				continue
-			}
-			d.alarm.beyond++
-			d.metrics.beyondCaps.WithLabelValues(policy.Rule).Inc()
-			ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
-			if d.alarm.beyond == 1 {
-				ops = "1 op of this node goes"
-			}
-			d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail),
-				fmt.Sprintf("`meshban ca caps %s`, where ca.key is, shows and changes what others take from it", d.names.handle(d.self)))
-			if now.Sub(d.alarm.warned) >= alarmEvery {
-				d.alarm.warned = now
-				d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)
-			}
+// foreseeLocked warns the operator if peers with the same configuration will hold or refuse ops that are about to be
+// merged.
+func (d *Daemon) foreseeLocked(now time.Time, t *ban.Table, ops []ban.Op) {
+	for _, op := range ops {
+		var policy *ban.PolicyError
+		if !errors.As(d.state.Gate.Foresee(now, t, op), &policy) {
+			continue
 		}
-	})
+		d.alarm.beyond++
+		d.metrics.beyondCaps.WithLabelValues(policy.Rule).Inc()
+		ops := fmt.Sprint(d.alarm.beyond, " ops of this node go")
+		if d.alarm.beyond == 1 {
+			ops = "1 op of this node goes"
+		}
+		d.problems.set("caps", fmt.Sprintf("%s beyond what peers take: %s", ops, policy.Detail),
+			fmt.Sprintf("`meshban ca caps %s`, where ca.key is, shows and changes what others take from it", d.names.handle(d.self)))
+		if now.Sub(d.alarm.warned) >= alarmEvery {
+			d.alarm.warned = now
+			d.log.Warn("peers will not enforce all that this node says", "rule", policy.Rule, "detail", policy.Detail, "prefix", op.Prefix)
+		}
+	}
 }
 
 // storedHolds holds the stored decisions about ops, by frame and index.

@@ -77,7 +77,7 @@ func (d *Daemon) Ban(ctx context.Context, req control.BanRequest) (control.BanRe
 		if rep.Results, err = d.publishEach(ctx, now, req.Addrs, ops); err != nil {
 			return control.BanReply{}, err
 		}
-		d.confirm(ctx, rep.Results, d.banEffect(now, ports), "banned")
+		d.confirm(ctx, rep.Results, d.banEffect(now, ports, req.ErrorsOnly), "banned")
 	}
 	for i, r := range rep.Results {
 		old, known := former[r.Prefix.Prefix]
@@ -132,7 +132,7 @@ type opsFor func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error)
 
 // opsOfEach asks ops about some prefixes and appends a result for each.
 func (d *Daemon) opsOfEach(results []control.Result, some []netip.Prefix, ops opsFor) ([]control.Result, []ban.Op) {
-	var all []ban.Op
+	all := make([]ban.Op, 0, len(some))
 	d.state.View(func(t *ban.Table) {
 		for _, prefix := range some {
 			result := control.Result{Prefix: control.PrefixOf(prefix)}
