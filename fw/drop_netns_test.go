@@ -53,6 +53,37 @@ func mustReplace(t *testing.T, b Backend, s State) {
 	}
 }
 
+// What is dropped is counted by family, also after the bans are loaded anew; what passes is not.
+func TestDropped(t *testing.T) {
+	eachVariant(t, func(t *testing.T, r *rig, v variant) {
+		b := r.open(v, OutboundDrop)
+		mustReplace(t, b, state())
+		must(t, b, Update{Entry: entry("192.0.2.1")}, Update{Entry: entry("2001:db8::7")})
+		count := func() (d [2]Dropped) {
+			t.Helper()
+			v4, v6, err := b.Dropped(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return [2]Dropped{v4, v6}
+		}
+		r.want(true, "198.51.100.7", 22)
+		before := count()
+		r.want(false, "192.0.2.1", 22)
+		after := count()
+		if n := after[0].Packets - before[0].Packets; n == 0 || (after[0].Bytes-before[0].Bytes)/n < 28 || after[1] != before[1] {
+			t.Errorf("one address of IPv4 was dropped: %+v, before %+v", after, before)
+		}
+		r.want(false, "2001:db8::7", 22)
+		if last := count(); last[1].Packets == after[1].Packets || last[0] != after[0] {
+			t.Errorf("one address of IPv6 was dropped: %+v, before %+v", last, after)
+		}
+		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
+			t.Errorf("%q, %v", problems, err)
+		}
+	})
+}
+
 func TestDrops(t *testing.T) {
 	eachVariant(t, func(t *testing.T, r *rig, v variant) {
 		for _, src := range []string{"192.0.2.1", "198.51.100.7", "2001:db8::7", "198.18.3.4", "2001:db8:5::1"} {

@@ -134,6 +134,8 @@ func (f *fake) Check(context.Context) ([]string, error) {
 	return f.problems, nil
 }
 
+func (f *fake) Dropped(context.Context) (v4, v6 Dropped, _ error) { return v4, v6, nil }
+
 func (f *fake) Close() error { f.closed = true; return nil }
 
 // set changes the fake under its lock.

@@ -77,9 +77,15 @@ type Backend interface {
 	// Check says in plain words what of ours is missing, altered or out of place. It only reads, costs a few
 	// milliseconds at most, and does not look into the sets.
 	Check(ctx context.Context) (problems []string, err error)
+	// Dropped says what the rules of each family have dropped since they were last written. It may be called while
+	// other methods run.
+	Dropped(ctx context.Context) (v4, v6 Dropped, err error)
 	// Close frees sockets; the kernel keeps dropping.
 	Close() error
 }
+
+// Dropped counts packets of banned addresses.
+type Dropped struct{ Packets, Bytes uint64 }
 
 // Traits say what is special about a backend. They do not change.
 type Traits struct {

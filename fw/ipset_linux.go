@@ -119,7 +119,9 @@ func noIPSet(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
-func (b *ipset) Name() string { return NameIPSet }
+func (b *ipset) Name() string                                            { return NameIPSet }
+func (b *ipset) Dropped(ctx context.Context) (v4, v6 Dropped, err error) { return b.xt.dropped(ctx) }
+
 func (b *ipset) Close() error { return errors.Join(b.conn.close(), b.xt.close()) }
 
 func (b *ipset) Traits() Traits {

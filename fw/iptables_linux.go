@@ -55,7 +55,11 @@ func openIPTables(ctx context.Context, opts Options) (Backend, string, error) {
 	return b, limits, nil
 }
 
-func (b *iptablesBackend) Name() string   { return NameIPTables }
+func (b *iptablesBackend) Name() string { return NameIPTables }
+func (b *iptablesBackend) Dropped(ctx context.Context) (v4, v6 Dropped, err error) {
+	return b.xt.dropped(ctx)
+}
+
 func (b *iptablesBackend) Close() error   { return b.xt.close() }
 func (b *iptablesBackend) Traits() Traits { return Traits{LetsThrough: b.xt.open6} }
 

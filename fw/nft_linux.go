@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -292,6 +293,32 @@ func (b *nft) Check(context.Context) (problems []string, err error) {
 		return nil, err
 	}
 	return found.problems(b.generation, b.opts.Outbound), nil
+}
+
+// Dropped reads by a connection of its own, because the other one is used meanwhile.
+func (b *nft) Dropped(context.Context) (v4, v6 Dropped, err error) {
+	conn, err := dialNFT()
+	if err != nil {
+		return v4, v6, err
+	}
+	defer conn.CloseLasting()
+	for _, of := range []struct {
+		v6 bool
+		to *Dropped
+	}{{false, &v4}, {true, &v6}} {
+		rules, err := conn.GetRules(nftOurTable(), &nftables.Chain{Name: nftChainName(of.v6, true), Table: nftOurTable()})
+		if err != nil {
+			return v4, v6, nftError("read counters", err)
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if c, ok := e.(*expr.Counter); ok {
+					*of.to = Dropped{c.Packets, c.Bytes}
+				}
+			}
+		}
+	}
+	return v4, v6, nil
 }
 
 func (b *nft) deleteTable() (existed bool, err error) {

@@ -77,7 +77,7 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 			})
 		}
 		pass := verdict(expr.VerdictReturn, "")
-		rules[hit] = append(rules[hit], look(kindNever, pass), look(kindAllow, pass), []expr.Any{verdict(expr.VerdictDrop, "")})
+		rules[hit] = append(rules[hit], look(kindNever, pass), look(kindAllow, pass), []expr.Any{&expr.Counter{}, verdict(expr.VerdictDrop, "")})
 	}
 	return rules
 }
@@ -103,6 +103,8 @@ func describe(exprs []expr.Any) string {
 		switch e := e.(type) {
 		case *expr.Lookup:
 			fmt.Fprintf(&s, "lookup %d %s\n", e.SourceRegister, e.SetName) // its SetID is not kept
+		case *expr.Counter:
+			s.WriteString("counter\n")
 		default:
 			fmt.Fprintf(&s, "%T%+v\n", e, e)
 		}

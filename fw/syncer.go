@@ -155,6 +155,11 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	return s, nil
 }
 
+// Dropped says what the kernel has dropped for each family. It begins at 0 whenever the rules are written anew.
+func (s *Syncer) Dropped(ctx context.Context) (v4, v6 Dropped, err error) {
+	return s.cfg.Backend.Dropped(ctx)
+}
+
 // Submit queues updates for the kernel and returns at once; their Ports must not be modified afterwards. If done is not
 // nil it is called exactly once: with the time at which all the updates were in the kernel (UTC, with a monotonic
 // reading), or with the error for which they were given up. A *PartialError may be about another update of the same

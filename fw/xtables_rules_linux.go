@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -171,6 +172,30 @@ func (f *xtFamily) ensureJump(table string, have listing) error {
 		}
 	}
 	return nil
+}
+
+// xtCounters are a rule's counters as `iptables -S -v` prints them.
+var xtCounters = regexp.MustCompile(` -c ([0-9]+) ([0-9]+)`)
+
+// dropped reads the counters of the rules that drop.
+func (x *xtables) dropped(ctx context.Context) (v4, v6 Dropped, err error) {
+	for _, f := range x.families {
+		out, err := f.run(ctx, f.path, nil, "-t", x.table, "-w", checkWait, "-S", chainHit, "-v")
+		if err != nil {
+			return v4, v6, fmt.Errorf("read counters: %w", err)
+		}
+		of := &v4
+		if f.v6 {
+			of = &v6
+		}
+		for line := range strings.Lines(out) {
+			if n := xtCounters.FindStringSubmatch(line); n != nil && strings.HasSuffix(strings.TrimSpace(line), "-j DROP") {
+				of.Packets, _ = strconv.ParseUint(n[1], 10, 64)
+				of.Bytes, _ = strconv.ParseUint(n[2], 10, 64)
+			}
+		}
+	}
+	return v4, v6, nil
 }
 
 // check returns what is not as ensure would leave it.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"os"
 	"runtime"
@@ -28,6 +29,9 @@ const (
 	otherSources    = "other"
 	// countSourcesEvery is the least time between two counts of the table by source.
 	countSourcesEvery = time.Minute
+	// askDroppedEvery is the least time between two questions to the kernel, which may start two processes;
+	// askDroppedLimit bounds one.
+	askDroppedEvery, askDroppedLimit = 5 * time.Second, 2 * time.Second
 )
 
 // figure is a metric that is read at each scrape.
@@ -51,6 +55,7 @@ type scrape struct {
 	members []mesh.Member
 	status  control.Status
 	sources map[sourceState]int
+	dropped map[string]fw.Dropped // by family
 }
 
 type sourceState struct{ source, state string }
@@ -81,6 +86,16 @@ func banFigures() []figure {
 		one("kernel_entries", "Entries that the kernel holds.", func(s *scrape) float64 { return float64(s.kernel.Enforced) }),
 		one("kernel_entries_missing", "Entries that the kernel should hold but does not.", func(s *scrape) float64 { return float64(s.kernel.NotEnforced) }),
 		one("kernel_repairs_total", "Times that something of ours was missing in the kernel and was restored.", func(s *scrape) float64 { return float64(s.kernel.Repairs) }),
+		{"dropped_packets_total", "Packets of banned addresses that the kernel has dropped, by family; begins anew with the rules.", []string{"family"}, func(s *scrape, put put) {
+			for family, n := range s.dropped {
+				put(float64(n.Packets), family)
+			}
+		}},
+		{"dropped_bytes_total", "Bytes of these packets.", []string{"family"}, func(s *scrape, put put) {
+			for family, n := range s.dropped {
+				put(float64(n.Bytes), family)
+			}
+		}},
 		one("lines_accepted_total", "Lines of the line file that were understood.", func(s *scrape) float64 { return float64(s.d.follower.Stats().Accepted) }),
 		{"lines_ignored_total", "Lines of the line file without effect, by reason.", []string{"reason"}, func(s *scrape, put put) {
 			for _, r := range logsrc.Reasons() {
@@ -198,7 +213,9 @@ type scraper struct {
 
 	mu      sync.Mutex // guards what follows
 	sources map[sourceState]int
-	counted time.Time // when sources was counted
+	counted time.Time             // when sources was counted
+	dropped map[string]fw.Dropped // by family; nil = unknown
+	asked   time.Time             // when the kernel was asked for dropped
 }
 
 func newScraper(d *Daemon) *scraper {
@@ -221,7 +238,7 @@ func (c *scraper) Collect(to chan<- prometheus.Metric) {
 	d := c.d
 	s := &scrape{
 		d: d, now: time.Now(), counts: d.state.Counts(), kernel: d.fw.Status(), mesh: d.mesh.Stats(), members: d.mesh.Members(),
-		status: d.localStatus(), sources: c.bySource(),
+		status: d.localStatus(), sources: c.bySource(), dropped: c.byFamily(),
 	}
 	for i, f := range c.figures {
 		kind := prometheus.GaugeValue
@@ -232,6 +249,25 @@ func (c *scraper) Collect(to chan<- prometheus.Metric) {
 			to <- prometheus.MustNewConstMetric(c.descs[i], kind, value, labels...)
 		})
 	}
+}
+
+// byFamily returns what the kernel has dropped, or nil if it does not say.
+func (c *scraper) byFamily() map[string]fw.Dropped {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if now.Sub(c.asked) < askDroppedEvery {
+		return c.dropped
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askDroppedLimit)
+	defer cancel()
+	v4, v6, err := c.d.fw.Dropped(ctx)
+	c.dropped, c.asked = map[string]fw.Dropped{"ipv4": v4, "ipv6": v6}, now
+	if err != nil {
+		c.dropped = nil
+		c.d.log.Debug("the kernel does not say what it has dropped", "err", err)
+	}
+	return c.dropped
 }
 
 // bySource counts bans by source and state.

@@ -52,7 +52,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		"meshban_bans_active 2", `meshban_bans{source="cli",state="enforced"} 2`, "meshban_members_alive 2", `meshban_members{state="alive"} 2`,
 		`meshban_members{state="dead"} 0`, `meshban_problem{kind="test"} 1`, `meshban_lines_ignored_total{reason="refused by policy"} 0`,
-		`meshban_ban_stage_seconds_count{stage="kernel"} 2`, `meshban_ban_stage_seconds_count{stage="travel"} 2`, "meshban_audit_lost_total 0",
+		`meshban_ban_stage_seconds_count{stage="kernel"} 2`, `meshban_ban_stage_seconds_count{stage="travel"} 2`, "meshban_audit_lost_total 0", `meshban_dropped_packets_total{family="ipv6"} 0`,
 		fmt.Sprintf("meshban_certificate_expiry_timestamp_seconds %v", float64(web2.mesh.Standing(frame.ID(web2.self)).Certificate.NotAfter.Unix())),
 	} {
 		if !strings.Contains(text, "\n"+want+"\n") {
