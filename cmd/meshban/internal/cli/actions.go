@@ -22,5 +22,5 @@ type actions struct {
 	Doctor   func(ctx context.Context, opts node.DoctorOptions) ([]doctor.Finding, error)
 
 	SessionAbove      func() netip.Addr // where the ssh session comes from in which this process runs; zero = unknown
-	Fail2banInstalled func() bool // setup has connected this machine's fail2ban
+	Fail2banInstalled func() bool       // setup has connected this machine's fail2ban
 }
