@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -53,21 +54,31 @@ files:
 - {name: hosts.deny, format: hosts.deny, every: 1s}
 `
 
-// answers returns an error unless an HTTP server of n answers src with this status.
-func (m *mesh) answers(n *node, src netip.Addr, port uint16, status string) error {
+// dial connects from an attacker's address to a port of n.
+func (m *mesh) dial(n *node, src netip.Addr, port uint16) (net.Conn, error) {
 	to := n.Probe
 	if src.Is6() {
 		to = n.Probe6
 	}
 	conn, err := m.Attacker.Dial(src, netip.AddrPortFrom(to, port))
 	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(banLimit)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// answers returns an error unless an HTTP server of n answers src with this status, if it sends these header lines.
+func (m *mesh) answers(n *node, src netip.Addr, port uint16, status string, header ...string) error {
+	conn, err := m.dial(n, src, port)
+	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(banLimit)); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\nHost: web\r\n\r\n"); err != nil {
+	if _, err := fmt.Fprint(conn, strings.Join(append([]string{"GET / HTTP/1.0", "Host: web"}, header...), "\r\n")+"\r\n\r\n"); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(conn).ReadString('\n')
