@@ -138,6 +138,7 @@ func TestRealMachines(t *testing.T) {
 	m.playSession(t)
 	m.keepsDropping(t)
 	m.refusesConfig(t)
+	m.reloadsReaders(t)
 	m.leavesNothing(t)
 }
 
@@ -241,6 +242,29 @@ func (m *mesh) refusesConfig(t *testing.T) {
 	n.types(t, "systemctl stop squatter")
 	n.unitIs(t, "ActiveState", "active")
 	m.inSync(t, machineLimit)
+}
+
+// reloadsReaders has systemd reload a program when its list has changed, as `meshban help proxies` says.
+func (m *mesh) reloadsReaders(t *testing.T) {
+	t.Helper()
+	n, src := m.nodes[0], fresh()
+	// In place of nginx, which is not there.
+	check(t, n.WriteFile("/etc/systemd/system/nginx.service", "[Service]\nExecStart=sleep infinity\nExecReload=cp "+stateDir+"/feeds/nginx.conf /run/read\n"))
+	n.types(t, "echo '"+listedFiles[strings.Index(listedFiles, "files:"):]+"' >>"+configFile, "systemctl reload meshban", "meshban setup systemd",
+		"systemctl daemon-reload && systemctl enable --now meshban-nginx.path", "systemctl start nginx")
+	for _, step := range []struct {
+		verb string
+		has  bool
+	}{{"ban", true}, {"unban", false}} {
+		m.nodes[1].run(t, step.verb, src.String())
+		eventually(t, machineLimit, func() error {
+			if text, err := n.ReadFile("/run/read"); err != nil || strings.Contains(text, src.String()) != step.has {
+				return fmt.Errorf("after %s of %v nginx has read %q, %v", step.verb, src, text, err)
+			}
+			return nil
+		})
+	}
+	n.types(t, "systemctl disable --now meshban-nginx.path; systemctl stop nginx; rm /etc/systemd/system/nginx.service")
 }
 
 // leavesNothing removes the program as README.md says, and checks that nothing of it stays behind.
