@@ -23,6 +23,7 @@ func (n *testNode) deliveredFrames() []frame.Frame {
 // have no certificate yet, or restart; and it ends like every frame.
 func TestClusterPublishAsAuthority(t *testing.T) {
 	bubble(t, func(t *testing.T) {
+		const life = 5 * time.Minute
 		a := meshtest.Authority(t)
 		edit := func(i int, cfg *Config) {
 			copy(cfg.Secrets.Authority[:], a.Public())
@@ -40,7 +41,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 		}
 		var said []frame.Frame
 		for i := range 4 { // two holders of the key publish within one millisecond
-			f, err := c.nodes[i%2].PublishAsAuthority(time.Now(), []byte(fmt.Sprint("lift ", i)), time.Now().Add(time.Hour))
+			f, err := c.nodes[i%2].PublishAsAuthority(time.Now(), []byte(fmt.Sprint("lift ", i)), time.Now().Add(life))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +83,7 @@ func TestClusterPublishAsAuthority(t *testing.T) {
 			t.Errorf("%d frames of the authority are live, want %d", len(live), len(said))
 		}
 		again.run(t)
-		<-time.After(time.Hour + idleWake)
+		<-time.After(life + idleWake)
 		for i, n := range append(c.nodes, late, again) {
 			for ref := range n.storedFrames() {
 				if ref.Epoch == pki.AuthorityEpoch {

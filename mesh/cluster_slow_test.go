@@ -11,7 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/meshban/meshban/mesh/frame"
+	"github.com/meshban/meshban/mesh/internal/meshtest"
+	"github.com/meshban/meshban/mesh/internal/meta"
+	"github.com/meshban/meshban/mesh/internal/mlwire"
 	"github.com/meshban/meshban/mesh/internal/rotate"
 	"github.com/meshban/meshban/mesh/pki"
 )
@@ -142,5 +146,48 @@ func TestRotationHasNoGap(t *testing.T) {
 				t.Errorf("node %d told %v", i, f.told)
 			}
 		}
+	})
+}
+
+// Answers to pings carry no name. A captured member could make another one that is down look alive, by answering for it
+// and by saying that it is back.
+func TestMemberThatIsDownIsNotAlive(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 4, nil)
+		eventually(t, 30*time.Second, "everybody knows everybody", c.allAlive)
+		eventually(t, 30*time.Second, "settled", func() bool { return sameDigest(c.nodes) })
+		<-time.After(10 * time.Second) // all addresses are proved
+		const captured, victim = 1, 3
+		stranger := &hubPort{hub: c.hub, addr: netip.MustParseAddrPort("198.51.100.77:7946")}
+		about, down := c.nodes[victim].ml.Load().LocalNode(), c.addrs[victim]
+		c.hub.setCut(func(from, to netip.AddrPort) bool { return from == down || to == down })
+		tell := func(msg []byte, to int) {
+			b := meshtest.Sealed(t, c.secrets.GossipKey[:], 1, msg, nil)
+			at := memberlist.Address{Addr: c.addrs[to].String(), Name: c.nodes[to].id.ID().String()}
+			if _, err := c.nodes[captured].tr.Load().WriteToAddress(b, at); err != nil { // with its proof
+				t.Fatal(err)
+			}
+			if _, err := stranger.WriteTo(b, at.Addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const most, usual, synced = 100 * 4, 30 * 4, 90 * 4 // in quarters of a second
+		for i := range uint32(most) {
+			for _, to := range []int{0, 2} {
+				for seq := range i/8 + 20 { // one ping every two seconds, some of rejoining
+					tell(meshtest.OfMemberlist(t, mlwire.Ack, mlwire.AckMessage{SeqNo: seq}), to)
+				}
+				tell(meshtest.OfMemberlist(t, mlwire.Alive, mlwire.AliveMessage{Incarnation: min(i, meta.FirstCeiling), Node: about.Name, Addr: about.Addr, Port: about.Port, Meta: about.Meta, Vsn: mlwire.Versions[:]}), to)
+			}
+			<-time.After(time.Second / 4)
+			for _, n := range []*testNode{c.nodes[0], c.nodes[2]} {
+				m := findMember(n, c.nodes[victim].id.ID())
+				if i >= usual && m.State != StateSuspect && m.State != StateDead || i >= synced && m.InSync {
+					t.Fatalf("%v after its end it is %v, in sync %v", time.Duration(i)*time.Second/4, m.State, m.InSync)
+				}
+			}
+		}
+		c.hub.setCut(nil)
+		eventually(t, 30*time.Second, "it is alive once it answers itself", c.allAlive)
 	})
 }

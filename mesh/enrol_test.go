@@ -27,6 +27,7 @@ import (
 )
 
 func TestEnrol(t *testing.T) {
+	t.Parallel()
 	var saved []byte
 	var mu sync.Mutex
 	secrets, inviterID := newSecrets(t), newIdentity(t)
@@ -277,6 +278,7 @@ func TestTokenAddrs(t *testing.T) {
 
 // In a mesh with an authority, a node that enrols gets a certificate, and only from a node with the authority's key.
 func TestEnrolCertificate(t *testing.T) {
+	t.Parallel()
 	a := meshtest.Authority(t)
 	secrets := newSecrets(t)
 	copy(secrets.Authority[:], a.Public())

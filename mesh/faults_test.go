@@ -90,22 +90,23 @@ func TestNobodyOnTheJoinListAnswers(t *testing.T) {
 
 // When the only host of a join list was stopped, the others used to warn that nobody answers.
 func TestCleanStopIsNoFault(t *testing.T) {
-	t.Parallel()
-	secrets := newSecrets(t)
-	first := newNode(t, secrets, newIdentity(t), nil).run(t)
-	log := new(lockedText)
-	n := newNode(t, secrets, newIdentity(t), func(c *Config) {
-		c.Join = []string{first.Addr().String()}
-		c.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}).run(t)
-	eventually(t, 30*time.Second, "both know each other", func() bool { return n.Peers() == 1 && first.Peers() == 1 })
-	if err := first.stop(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 30*time.Second, "it was looked for", func() bool { return strings.Count(log.String(), "cannot join") >= 4 })
-	if said := n.fault(ProblemJoin); said != "" || len(n.problemsSeen()) > 0 || strings.Contains(log.String(), "level=WARN") {
-		t.Errorf("says %q, %q and logs\n%s", said, n.problemsSeen(), log)
-	}
+	bubble(t, func(t *testing.T) {
+		log := new(lockedText)
+		c := newCluster(t, 2, func(i int, cfg *Config) {
+			if i == 1 {
+				cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			}
+		})
+		eventually(t, 30*time.Second, "both know each other", c.allAlive)
+		if err := c.nodes[0].stop(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Minute, "it was looked for", func() bool { return strings.Count(log.String(), "cannot join") >= 4 })
+		n := c.nodes[1]
+		if said := n.fault(ProblemJoin); said != "" || len(n.problemsSeen()) > 0 || strings.Contains(log.String(), "level=WARN") {
+			t.Errorf("says %q, %q and logs\n%s", said, n.problemsSeen(), log)
+		}
+	})
 }
 
 func portOf(a netip.AddrPort) string {

@@ -54,6 +54,7 @@ func TestSignThatFails(t *testing.T) {
 
 // Once Sign returns, the frame is held and verifies, and others get it even if nobody calls Send.
 func TestSignWithoutSend(t *testing.T) {
+	t.Parallel()
 	secrets := newSecrets(t)
 	a := newNode(t, secrets, newIdentity(t), nil).run(t)
 	now := time.Now()

@@ -142,3 +142,26 @@ func runPlanted(t *testing.T, binary, name string, seeds int) (int, string) {
 	n, _ := strconv.Atoi(string(m[1]))
 	return n, string(out)
 }
+
+// Seeds that once found a fault, and what went wrong.
+func TestKeptSeeds(t *testing.T) {
+	for _, k := range []struct {
+		seed uint64
+		what string
+	}{
+		{15, "a node that restarted with its clock set back refused its own frames as early, and enforced its bans alone"},
+		{184, "likewise"},
+		{178, "of two frames of one name, one from the future took the place of the other and was then refused as a ban"},
+		{301, "an epoch found in use within 10 s of another one was forgotten (see TestEpochIsRaisedAgain)"},
+		{1717, "an unban lifted nothing where one of a node that was revoked since had reached as far (see TestUnbanAfterAVoidOne)"},
+		{83, "what a clock that was ahead had ended stayed ended when the clock was set right"},
+		{577, "likewise, of a ban that had been shortened"},
+		{762, "likewise, as the clock was behind after it had been ahead"},
+		{6551, "a ban that its origin had lost, and had said for less long since, went on where it came late"},
+		{1628, "a node whose snapshot was two starts old went on with the second epoch for 10 s, and its numbers were taken"},
+	} {
+		if w := simulate(k.seed, nil); w.failure != nil {
+			t.Errorf("%s: %v\n\t%s", k.what, w.failure, replay(k.seed))
+		}
+	}
+}
