@@ -15,18 +15,18 @@ import (
 // each asks in batches that the socket accepts. It prints a line for each address that was done and an error for each
 // that was not; with --json, it prints an object for each address, done or not.
 func (c *command) each(
-	ctx *cli.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) ([]control.Result, error),
+	ctx *cli.Context, all []netip.Prefix, ask func(context.Context, []netip.Prefix) (control.ResultsReply, error),
 	done func(control.Result) string,
 ) error {
 	asJSON := ctx.Bool("json")
 	var worst control.Code
 	var hints []string
 	for some := range slices.Chunk(all, control.MaxAddrs) {
-		results, err := ask(ctx.Context, some)
+		rep, err := ask(ctx.Context, some)
 		if err != nil {
 			return err
 		}
-		for _, r := range results {
+		for _, r := range rep.Results {
 			if asJSON {
 				if err := writeObject(c.out, r); err != nil {
 					return err
@@ -38,17 +38,13 @@ func (c *command) each(
 				}
 				if r.Note != "" {
 					fmt.Fprintf(c.err, "meshban: %s: %s\n", r.Prefix.String(), clean(r.Note))
-					if r.Hint != "" && !slices.Contains(hints, r.Hint) && len(hints) < maxHints {
-						hints = append(hints, r.Hint)
-					}
+					hints = addHint(hints, r.Hint)
 				}
 				continue
 			}
 			worst = worse(worst, r.Err.Code)
 			fmt.Fprintf(c.err, "meshban: error: %s\n", refusal(r))
-			if h := r.Err.Hint; h != "" && !slices.Contains(hints, h) && len(hints) < maxHints {
-				hints = append(hints, h)
-			}
+			hints = addHint(hints, r.Err.Hint)
 		}
 		if err := c.out.Flush(); err != nil {
 			return fmt.Errorf("write to stdout: %w", err)
@@ -61,6 +57,22 @@ func (c *command) each(
 		return reported{worst}
 	}
 	return nil
+}
+
+// addHint adds a hint, unless it is there or there are many.
+func addHint(hints []string, hint string) []string {
+	if hint == "" || slices.Contains(hints, hint) || len(hints) >= maxHints {
+		return hints
+	}
+	return append(hints, hint)
+}
+
+// answered reports whether a verb ends with an answer: with its error, or since it was printed as JSON.
+func (c *command) answered(ctx *cli.Context, answer any, err error) (done bool, _ error) {
+	if err != nil || !ctx.Bool("json") {
+		return err != nil, err
+	}
+	return true, writeObject(c.out, answer)
 }
 
 // maxHints bounds the different hints after the refusals of one command.

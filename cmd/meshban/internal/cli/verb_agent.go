@@ -60,11 +60,8 @@ func (c *command) init(ctx *cli.Context) error {
 		return v.err
 	}
 	res, err := c.acts.Init(ctx.Context, opts)
-	if err != nil {
+	if done, err := c.answered(ctx, res, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, res)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "mesh", res.Mesh)
@@ -108,11 +105,8 @@ func (c *command) join(ctx *cli.Context) error {
 // enrol joins and reports the outcome.
 func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	res, err := c.acts.Join(ctx.Context, opts)
-	if err != nil {
+	if done, err := c.answered(ctx, res, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, res)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "mesh", res.Mesh)

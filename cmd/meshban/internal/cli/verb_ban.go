@@ -25,10 +25,10 @@ func (c *command) ban(ctx *cli.Context) error {
 		return err
 	}
 	client := c.client()
-	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) (control.ResultsReply, error) {
 		req.Addrs = some
 		rep, err := client.Ban(ctx, req)
-		return rep.Results, err
+		return control.ResultsReply{Results: rep.Results}, err
 	}, func(r control.Result) string {
 		return r.Prefix.String() + " " + untilText(r, "banned")
 	})
@@ -56,9 +56,8 @@ func (c *command) unban(ctx *cli.Context) error {
 		return err
 	}
 	client := c.client()
-	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
-		rep, err := client.Unban(ctx, control.UnbanRequest{Prefixes: some, Reason: reason})
-		return rep.Results, err
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) (control.ResultsReply, error) {
+		return client.Unban(ctx, control.UnbanRequest{Prefixes: some, Reason: reason})
 	}, func(r control.Result) string { return r.Prefix.String() + " lifted" })
 }
 
@@ -91,14 +90,12 @@ func (c *command) allow(ctx *cli.Context) error {
 	}
 	client := c.client()
 	if remove {
-		return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
-			rep, err := client.Unallow(ctx, control.UnallowRequest{Prefixes: some, Reason: reason})
-			return rep.Results, err
+		return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) (control.ResultsReply, error) {
+			return client.Unallow(ctx, control.UnallowRequest{Prefixes: some, Reason: reason})
 		}, func(r control.Result) string { return r.Prefix.String() + " removed" })
 	}
-	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) ([]control.Result, error) {
-		rep, err := client.Allow(ctx, control.AllowRequest{Prefixes: some, For: length, Reason: reason})
-		return rep.Results, err
+	return c.each(ctx, all, func(ctx context.Context, some []netip.Prefix) (control.ResultsReply, error) {
+		return client.Allow(ctx, control.AllowRequest{Prefixes: some, For: length, Reason: reason})
 	}, func(r control.Result) string {
 		return r.Prefix.String() + " allowed " + untilText(r, "until removed")
 	})

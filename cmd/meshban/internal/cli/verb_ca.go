@@ -67,11 +67,8 @@ func (c *command) ca(ctx *cli.Context) error {
 // caps shows or changes a node's caps.
 func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 	rep, err := c.client().Caps(ctx.Context, req)
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", clean(rep.Name), short(rep.ID)))
 	field(c.out, "caps", rep.Caps.String())

@@ -14,11 +14,8 @@ func (c *command) forget(ctx *cli.Context) error {
 		return err
 	}
 	rep, err := c.client().Forget(ctx.Context, control.ForgetRequest{Node: node})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.ID)
 	if err := c.out.Flush(); err != nil {

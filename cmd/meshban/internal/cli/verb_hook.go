@@ -18,11 +18,8 @@ func (c *command) hook(ctx *cli.Context) error {
 		return usagef(form, "hook test needs the name of one hook")
 	}
 	rep, err := c.client().TestHook(ctx.Context, control.HookRequest{Name: args.Get(1)})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintf(c.out, "%s took the test message after %.0f ms\n", clean(rep.Name), rep.MS)
 	return nil

@@ -341,9 +341,7 @@ func (im *importer) heard(got answer, a asked) error {
 		if im.reported++; im.reported <= namedLines {
 			im.show.clear()
 			fmt.Fprintf(im.c.err, "meshban: error: %s\n", refusal(r))
-			if h := r.Err.Hint; h != "" && !slices.Contains(im.hints, h) && len(im.hints) < maxHints {
-				im.hints = append(im.hints, h)
-			}
+			im.hints = addHint(im.hints, r.Err.Hint)
 		}
 	}
 	im.show.at(im.sum.Banned, int64(im.sum.Banned))

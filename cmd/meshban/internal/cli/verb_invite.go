@@ -30,11 +30,8 @@ func (c *command) invite(ctx *cli.Context) error {
 		return c.inviteCancel(ctx, ctx.String("cancel"))
 	}
 	rep, err := c.client().Invite(ctx.Context, req)
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.Token)
 	if err := c.out.Flush(); err != nil {
@@ -78,11 +75,8 @@ func (c *command) inviteList(ctx *cli.Context) error {
 // inviteCancel ends a token.
 func (c *command) inviteCancel(ctx *cli.Context, id string) error {
 	rep, err := c.client().CancelInvite(ctx.Context, control.CancelInviteRequest{ID: id})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.ID)
 	tellHint(c.err, "it lets in nobody any more; whom it has let in, stays: `meshban revoke NODE` excludes one")

@@ -27,11 +27,8 @@ func (c *command) key(ctx *cli.Context) error {
 		return c.keyAdd(ctx, rest[0])
 	}
 	rep, err := c.client().DeleteKey(ctx.Context, control.DeleteKeyRequest{Name: rest[0]})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.Name)
 	return nil
@@ -54,11 +51,8 @@ func (c *command) keyAdd(ctx *cli.Context, name string) error {
 		return usagef("", "%v", err)
 	}
 	rep, err := c.client().AddKey(ctx.Context, control.AddKeyRequest{Key: k})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.Key)
 	if err := c.out.Flush(); err != nil {
@@ -84,11 +78,8 @@ func words(list string) (all []string) {
 
 func (c *command) keyList(ctx *cli.Context) error {
 	rep, err := c.client().Keys(ctx.Context)
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	now := c.now()
 	t := c.newTable("NAME", "MAY", "RATE", "READS", "LAST USE", "FROM", "AGENT", "VERSION")

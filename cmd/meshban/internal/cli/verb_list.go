@@ -73,11 +73,8 @@ func (c *command) why(ctx *cli.Context) error {
 		return err
 	}
 	rep, err := c.client().Why(ctx.Context, p)
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	addr := rep.Address.String()
 	fmt.Fprintf(c.out, "%s: %s\n", addr, clean(rep.Verdict))

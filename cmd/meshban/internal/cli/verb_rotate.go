@@ -23,11 +23,8 @@ func (c *command) rotate(ctx *cli.Context) error {
 		return usagef("meshban rotate "+control.WhatMeshKey+", or meshban rotate "+whatNodeKey+" TOKEN", "say what to rotate")
 	}
 	rep, err := c.client().Rotate(ctx.Context, control.RotateRequest{What: control.WhatMeshKey})
-	if err != nil {
+	if done, err := c.answered(ctx, rep, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, rep)
 	}
 	fmt.Fprintln(c.out, rep.Generation)
 	if err := c.out.Flush(); err != nil {
@@ -48,11 +45,8 @@ func (c *command) rotateNodeKey(ctx *cli.Context) (err error) {
 		}
 	}
 	res, err := c.acts.Rekey(ctx.Context, c.dir, token)
-	if err != nil {
+	if done, err := c.answered(ctx, res, err); done {
 		return err
-	}
-	if ctx.Bool("json") {
-		return writeObject(c.out, res)
 	}
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "former", res.Former)

@@ -123,8 +123,11 @@ func (l *lift) publish(ctx context.Context) error {
 	return nil
 }
 
-// confirm replaces each success that peers do not confirm with an error that names the peers.
-func (l *lift) confirm(ctx context.Context, results []control.Result, did string) {
+// confirm does what Daemon.confirm does, once all that has ended is gone, and replaces each success that peers do not
+// confirm with an error that names the peers.
+func (l *lift) confirm(ctx context.Context, results []control.Result, look func(*ban.Table, *control.Result) *control.Error, did string) {
+	l.d.state.Settle(l.now)
+	l.d.confirm(ctx, results, look, did)
 	if len(l.beyond) == 0 {
 		return
 	}

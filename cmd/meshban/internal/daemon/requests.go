@@ -194,9 +194,7 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.state.Settle(now)
-	d.confirm(ctx, results, d.unbanEffect, "lifted")
-	lift.confirm(ctx, results, "lifted")
+	lift.confirm(ctx, results, d.unbanEffect, "lifted")
 	for i, r := range results {
 		results[i].Until = control.Time{} // what ends is the ban, not the unban
 		if r.Err == nil {
@@ -234,9 +232,7 @@ func (d *Daemon) Allow(ctx context.Context, req control.AllowRequest) (control.A
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.state.Settle(now)
-	d.confirm(ctx, results, d.allowEffect, "allowed")
-	lift.confirm(ctx, results, "allowed")
+	lift.confirm(ctx, results, d.allowEffect, "allowed")
 	for i := range results {
 		if results[i].Err == nil {
 			results[i].Until = control.TimeOf(endOf(now, length))
@@ -277,9 +273,7 @@ func (d *Daemon) Unallow(ctx context.Context, req control.UnallowRequest) (contr
 	if err == nil {
 		err = lift.publish(ctx)
 	}
-	d.state.Settle(now)
-	d.confirm(ctx, results, func(*ban.Table, *control.Result) *control.Error { return nil }, "off the allow list")
-	lift.confirm(ctx, results, "off the allow list")
+	lift.confirm(ctx, results, func(*ban.Table, *control.Result) *control.Error { return nil }, "off the allow list")
 	for i := range results {
 		results[i].Until = control.Time{}
 	}
