@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -23,11 +22,6 @@ import (
 // can answer.
 
 const (
-	askDomain  = "meshban ask v1\x00"
-	askVersion = 1
-	askFields  = 6
-	// maxAsk bounds an encoded question or answer, in bytes.
-	maxAsk = 256
 	// askOpen is how long an answer to a question is accepted. Its nonce is remembered as ours for askKept.
 	askOpen, askKept = 10 * time.Second, time.Minute
 	// maxOpenAsks bounds the remembered questions.
@@ -43,22 +37,18 @@ const (
 	maxHandshakes = 4
 )
 
+var askForm = form{"question", "meshban ask v1\x00", 256, 6, 1}
+
 // ask is a question to the node at an address, or the answer to one.
 type ask struct {
-	MeshID  [16]byte
+	signed
 	To      frame.ID // who is asked or, in an answer, who asked
 	Nonce   [16]byte
-	ReplyTo string            // where to send the answer; empty in an answer
-	Key     ed25519.PublicKey // the sender's
-
-	body, sig []byte // as decoded
+	ReplyTo string // where to send the answer; empty in an answer
 }
 
 func (a ask) encodeBody() []byte {
-	b := wire.AppendArray(nil, askFields)
-	b = wire.AppendUint(b, askVersion)
-	b = wire.AppendBin(b, a.MeshID[:])
-	b = wire.AppendBin(b, a.To[:])
+	b := wire.AppendBin(askForm.begin(a.signed), a.To[:])
 	b = wire.AppendBin(b, a.Nonce[:])
 	b = wire.AppendStr(b, a.ReplyTo)
 	return wire.AppendBin(b, a.Key)
@@ -67,37 +57,16 @@ func (a ask) encodeBody() []byte {
 // encode returns the signed message, prefixed with its kind.
 func (a ask) encode(id pki.Identity) []byte {
 	a.Key = id.Public()
-	b := a.encodeBody()
-	sig := id.SignText(append([]byte(askDomain), b...))
-	return append(append([]byte{wire.KindAsk}, b...), sig...)
+	return append([]byte{wire.KindAsk}, askForm.sign(a.encodeBody(), id)...)
 }
 
 // decodeAsk strictly decodes what encode wrote after the kind. It does not check the signature.
 func decodeAsk(b []byte) (a ask, err error) {
-	if len(b) > maxAsk || len(b) < ed25519.SignatureSize {
-		return ask{}, fmt.Errorf("question of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxAsk)
-	}
-	at := len(b) - ed25519.SignatureSize
-	a.body, a.sig = b[:at], b[at:]
-	r := wire.Reader{Rest: a.body}
-	r.ArrayOf(askFields)
-	if v := r.Uint(); r.Err == nil && v != askVersion {
-		return ask{}, fmt.Errorf("question of version %d, want %d", v, askVersion)
-	}
-	r.Fixed(a.MeshID[:])
+	r := askForm.open(b, &a.signed)
 	r.Fixed(a.To[:])
 	r.Fixed(a.Nonce[:])
 	a.ReplyTo = r.Str(wire.MaxAddrText)
-	a.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.Fixed(a.Key)
-	if err := r.End(); err != nil {
-		return ask{}, fmt.Errorf("question: %w", err)
-	}
-	return a, nil
-}
-
-func (a ask) verify() bool {
-	return ed25519.Verify(a.Key, append([]byte(askDomain), a.body...), a.sig)
+	return a, askForm.close(r, &a.signed)
 }
 
 // asks remembers the questions that this node has sent.
@@ -201,7 +170,7 @@ func (m *Mesh) ask(id frame.ID, addr netip.AddrPort) [16]byte {
 		m.cfg.Logger.Debug("cannot ask for an address", "addr", addr, "error", err)
 		return nonce
 	}
-	q := ask{MeshID: m.cfg.Secrets.MeshID, To: id, Nonce: nonce, ReplyTo: m.Addr().String()}
+	q := ask{signed: signed{MeshID: m.cfg.Secrets.MeshID}, To: id, Nonce: nonce, ReplyTo: m.Addr().String()}
 	m.sendTo(addr, q.encode(m.cfg.Identity))
 	return nonce
 }
@@ -230,13 +199,13 @@ func (m *Mesh) askMessage(b []byte) {
 	}
 	now, from := m.now(), frame.IDOf(a.Key)
 	if a.ReplyTo == "" {
-		if m.asks.expected(now, a.Nonce, from) && a.verify() {
+		if m.asks.expected(now, a.Nonce, from) && a.verify(askForm) {
 			m.addressProved(now, from, m.asks.answered(a.Nonce))
 		}
 		return
 	}
 	addr, err := netip.ParseAddrPort(a.ReplyTo)
-	if err != nil || m.asks.mine(a.Nonce) || !a.verify() {
+	if err != nil || m.asks.mine(a.Nonce) || !a.verify(askForm) {
 		return
 	}
 	if from == m.id {
@@ -247,7 +216,7 @@ func (m *Mesh) askMessage(b []byte) {
 		answers = &m.strangerAnswers
 	}
 	if answers.Take(now, from, 1) {
-		m.sendTo(addr, ask{MeshID: a.MeshID, To: from, Nonce: a.Nonce}.encode(m.cfg.Identity))
+		m.sendTo(addr, ask{signed: signed{MeshID: a.MeshID}, To: from, Nonce: a.Nonce}.encode(m.cfg.Identity))
 	}
 }
 

@@ -19,7 +19,7 @@ func TestGoodbyeIsSigned(t *testing.T) {
 	secrets := newSecrets(t)
 	now := time.Now()
 	said := func(id pki.Identity, mesh [16]byte, at time.Time) []byte {
-		return bye{MeshID: mesh, Issued: at}.encode(id)
+		return bye{signed: signed{MeshID: mesh}, Issued: at}.encode(id)
 	}
 	good := said(leaver, secrets.MeshID, now)
 	forged := slices.Clone(good)

@@ -115,8 +115,8 @@ type Config struct {
 
 	// Lookup resolves a host name on the join list; nil: the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	// NewTransport replaces the sockets; for tests.
-	NewTransport func() (memberlist.Transport, error)
+	// newTransport replaces the sockets; for tests.
+	newTransport func() (memberlist.Transport, error)
 }
 
 // Problem is a kind of trouble that a person should hear about. Each kind and culprit is reported at most once a
@@ -176,7 +176,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("mesh config: name %q: want at most %d bytes of printable text", c.Name, pki.MaxName)
 	case !wire.IsText(c.Version) || len(c.Version) > meta.MaxVersion:
 		return fmt.Errorf("mesh config: version %q: want at most %d bytes of printable text", c.Version, meta.MaxVersion)
-	case !c.Bind.IsValid() && c.NewTransport == nil:
+	case !c.Bind.IsValid() && c.newTransport == nil:
 		return errors.New("mesh config: no address to bind")
 	case c.Bind.Addr().Zone() != "" || c.Advertise.Addr().Zone() != "":
 		return errors.New("mesh config: addresses with a zone are of no use to others")

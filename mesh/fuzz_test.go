@@ -18,7 +18,7 @@ import (
 
 func FuzzDecodeAsk(f *testing.F) {
 	f.Add(ask{To: frame.ID{1}, Nonce: [16]byte{2}, ReplyTo: "192.0.2.1:7946"}.encode(signers[0])[1:])
-	f.Add(ask{MeshID: [16]byte{3}, To: frame.ID{1}}.encode(signers[0])[1:])
+	f.Add(ask{signed: signed{MeshID: [16]byte{3}}, To: frame.ID{1}}.encode(signers[0])[1:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeAsk(b); err == nil && !bytes.Equal(append(q.encodeBody(), q.sig...), b) {
 			t.Errorf("question encoded as %x, was %x", q.encodeBody(), b)
@@ -28,7 +28,7 @@ func FuzzDecodeAsk(f *testing.F) {
 
 func FuzzDecodeNotice(f *testing.F) {
 	f.Add(notice{To: frame.ID{1}, Issued: simStart, Payload: []byte("hello")}.encode(signers[0])[1:])
-	f.Add(notice{MeshID: [16]byte{2}, Issued: simStart, Payload: make([]byte, MaxNotice)}.encode(signers[1])[1:])
+	f.Add(notice{signed: signed{MeshID: [16]byte{2}}, Issued: simStart, Payload: make([]byte, MaxNotice)}.encode(signers[1])[1:])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := decodeNotice(b)
 		if err != nil {
@@ -89,7 +89,7 @@ func FuzzPath(f *testing.F) {
 	}
 	say := func(payload []byte) []byte {
 		n := notice{To: signers[1].ID(), Issued: simStart, Payload: payload}
-		return wire.AppendPacked(nil, n.signed(pathDomain, signers[0]))
+		return wire.AppendPacked(nil, n.signedIn(pathForm, signers[0]))
 	}
 	report := transport.Report{Want: true, Small: time.Second, Large: math.MaxUint32 * time.Millisecond, Watched: time.Minute, Answer: make([]byte, ackLen)}
 	f.Add(say(report.Encode()))

@@ -209,7 +209,7 @@ func (c *cluster) start(t *testing.T, i int, id pki.Identity, edit func(i int, c
 func (c *cluster) config(i int, edit func(i int, c *Config)) func(*Config) {
 	return func(cfg *Config) {
 		cfg.Name = fmt.Sprintf("n%d", i)
-		cfg.NewTransport = func() (memberlist.Transport, error) { return c.hub.open(c.addrs[i]) }
+		cfg.newTransport = func() (memberlist.Transport, error) { return c.hub.open(c.addrs[i]) }
 		if i > 0 {
 			cfg.Join = []string{c.addrs[0].String()}
 		}

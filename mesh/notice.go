@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
@@ -21,34 +20,26 @@ const (
 	noticeBurst, noticeEvery = 4, 30 * time.Second
 	// maxNoticers bounds the senders whose rate is tracked; once that many are, notices of others are dropped.
 	maxNoticers = MaxMembers
-
-	noticeDomain  = "meshban notice v1\x00"
-	pathDomain    = "meshban path v1\x00" // for what udp.go sends in the form of a notice
-	noticeVersion = 1
-	noticeFields  = 6
-	// maxNotice bounds an encoded notice, in bytes.
-	maxNotice = 512
 )
 
 // errNotAlive: a member cannot be reached now.
 var errNotAlive = errors.New("the member is not alive")
 
+var (
+	noticeForm = form{"notice", "meshban notice v1\x00", 512, 6, 1}
+	pathForm   = form{"path message", "meshban path v1\x00", 512, 6, 1} // see udp.go; its fields are those of a notice
+)
+
 // notice is a message of one member to another, outside the frames: nobody else gets it, and nobody stores it.
 type notice struct {
-	MeshID  [16]byte
+	signed
 	To      frame.ID
 	Issued  time.Time
 	Payload []byte // at most MaxNotice bytes
-	Key     ed25519.PublicKey
-
-	body, sig []byte // as decoded
 }
 
 func (n notice) encodeBody() []byte {
-	b := wire.AppendArray(nil, noticeFields)
-	b = wire.AppendUint(b, noticeVersion)
-	b = wire.AppendBin(b, n.MeshID[:])
-	b = wire.AppendBin(b, n.To[:])
+	b := wire.AppendBin(noticeForm.begin(n.signed), n.To[:])
 	b = wire.AppendUint(b, uint64(n.Issued.UnixMilli()))
 	b = wire.AppendBin(b, n.Payload)
 	return wire.AppendBin(b, n.Key)
@@ -56,42 +47,22 @@ func (n notice) encodeBody() []byte {
 
 // encode signs a notice and puts its kind in front.
 func (n notice) encode(id pki.Identity) []byte {
-	return append([]byte{wire.KindNotice}, n.signed(noticeDomain, id)...)
+	return append([]byte{wire.KindNotice}, n.signedIn(noticeForm, id)...)
 }
 
-// signed encodes and signs a notice.
-func (n notice) signed(domain string, id pki.Identity) []byte {
+// signedIn encodes and signs a notice.
+func (n notice) signedIn(f form, id pki.Identity) []byte {
 	n.Key = id.Public()
-	b := n.encodeBody()
-	return append(b, id.SignText(append([]byte(domain), b...))...)
+	return f.sign(n.encodeBody(), id)
 }
 
 // decodeNotice decodes what encode wrote after the kind, strictly, without checking the signature.
 func decodeNotice(b []byte) (n notice, err error) {
-	if len(b) > maxNotice || len(b) < ed25519.SignatureSize {
-		return notice{}, fmt.Errorf("notice of %d bytes, want %d to %d", len(b), ed25519.SignatureSize, maxNotice)
-	}
-	at := len(b) - ed25519.SignatureSize
-	n.body, n.sig = b[:at], b[at:]
-	r := wire.Reader{Rest: n.body}
-	r.ArrayOf(noticeFields)
-	if v := r.Uint(); r.Err == nil && v != noticeVersion {
-		return notice{}, fmt.Errorf("notice of version %d, want %d", v, noticeVersion)
-	}
-	r.Fixed(n.MeshID[:])
+	r := noticeForm.open(b, &n.signed)
 	r.Fixed(n.To[:])
 	n.Issued = time.UnixMilli(int64(r.Most(wire.MaxMillis))).UTC()
 	n.Payload = r.Bin(MaxNotice)
-	n.Key = make(ed25519.PublicKey, ed25519.PublicKeySize)
-	r.Fixed(n.Key)
-	if err := r.End(); err != nil {
-		return notice{}, fmt.Errorf("notice: %w", err)
-	}
-	return n, nil
-}
-
-func (n notice) verify(domain string) bool {
-	return ed25519.Verify(n.Key, append([]byte(domain), n.body...), n.sig)
+	return n, noticeForm.close(r, &n.signed)
 }
 
 // noticers limits the rate of each sender of notices, and rejects repeated ones.
@@ -149,7 +120,7 @@ func (m *Mesh) Notify(to frame.ID, payload []byte) error {
 	if node == nil {
 		return errNotAlive
 	}
-	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.now(), Payload: payload}
+	n := notice{signed: signed{MeshID: m.cfg.Secrets.MeshID}, To: to, Issued: m.now(), Payload: payload}
 	return m.sendPacket(node, n.encode(m.cfg.Identity))
 }
 
@@ -173,7 +144,7 @@ func (m *Mesh) heeds(now time.Time, n notice) bool {
 	from, age := frame.IDOf(n.Key), now.Sub(n.Issued)
 	return n.MeshID == m.cfg.Secrets.MeshID && n.To == m.id && from != m.id && m.isMember(now, from) &&
 		age <= frame.FutureSkew && age >= -frame.FutureSkew && m.noticers.expects(from, n.Issued) &&
-		n.verify(noticeDomain) && m.noticers.accept(now, from, n.Issued)
+		n.verify(noticeForm) && m.noticers.accept(now, from, n.Issued)
 }
 
 // isMember reports whether an origin is trusted and is a node.

@@ -54,7 +54,7 @@ func TestNoticeIsHeeded(t *testing.T) {
 	at := now
 	say := func(id pki.Identity, edit func(*notice)) []byte {
 		at = at.Add(time.Millisecond)
-		m := notice{MeshID: secrets.MeshID, To: n.id.ID(), Issued: at, Payload: []byte("hello")}
+		m := notice{signed: signed{MeshID: secrets.MeshID}, To: n.id.ID(), Issued: at, Payload: []byte("hello")}
 		if edit != nil {
 			edit(&m)
 		}

@@ -185,7 +185,7 @@ func (m *Mesh) locate() (at netip.AddrPort, fault string) {
 	switch {
 	case m.place.find != nil:
 		return m.place.find()
-	case m.cfg.NewTransport != nil:
+	case m.cfg.newTransport != nil:
 		return said, ""
 	case !bind.IsUnspecified() && !transport.Usable(bind):
 		return at, fmt.Sprintf("this machine does not have the address in bind (%v), so the mesh is cut off; give the address back to it, "+
@@ -247,7 +247,7 @@ func (m *Mesh) pickAddr(now netip.Addr, local []netip.Addr) netip.Addr {
 // operator names or binds one address, it looks for no other.
 func (m *Mesh) lookForOther(own netip.AddrPort) (looked bool) {
 	bind, said := m.cfg.Bind.Addr().Unmap(), m.cfg.Advertise.Addr()
-	if m.cfg.NewTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {
+	if m.cfg.newTransport != nil && m.place.find == nil || bind != netip.IPv6Unspecified() || said.IsValid() && !said.IsUnspecified() {
 		return false
 	}
 	local, changes := m.place.addrs.Last()

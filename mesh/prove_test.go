@@ -79,7 +79,7 @@ func TestClaimedAddressIsNotProved(t *testing.T) {
 			c.addrs = append(c.addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 6, 6, byte(i)}), 7946))
 			at := len(c.addrs) - 1
 			liar := c.start(t, at, id, func(_ int, cfg *Config) {
-				cfg.NewTransport = func() (memberlist.Transport, error) {
+				cfg.newTransport = func() (memberlist.Transport, error) {
 					port, err := c.hub.open(c.addrs[at])
 					if err != nil {
 						return nil, err
@@ -116,7 +116,7 @@ func TestProofByStream(t *testing.T) {
 		c := newCluster(t, 2, nil)
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.6.6.6:7946"))
 		c.nodes = append(c.nodes, c.start(t, 2, newIdentity(t), func(_ int, cfg *Config) {
-			cfg.NewTransport = func() (memberlist.Transport, error) {
+			cfg.newTransport = func() (memberlist.Transport, error) {
 				port, err := c.hub.open(c.addrs[2])
 				if err != nil {
 					return nil, err
@@ -144,7 +144,7 @@ func TestStrangersHoldUpNoProof(t *testing.T) {
 		}
 		c.addrs = append(c.addrs, netip.MustParseAddrPort("10.6.6.6:7946"))
 		c.nodes = append(c.nodes, c.start(t, 1, member, func(_ int, cfg *Config) {
-			cfg.NewTransport = func() (memberlist.Transport, error) {
+			cfg.newTransport = func() (memberlist.Transport, error) {
 				port, err := c.hub.open(c.addrs[1])
 				if err != nil {
 					return nil, err
@@ -243,7 +243,7 @@ func TestCloneCannotBeForged(t *testing.T) {
 	self, other := signers[1], signers[0]
 	n := newNode(t, newSecrets(t), self, nil)
 	addr := netip.MustParseAddrPort("192.0.2.1:7946")
-	q := ask{MeshID: n.cfg.Secrets.MeshID, To: self.ID(), Nonce: [16]byte{1}, ReplyTo: addr.String()}
+	q := ask{signed: signed{MeshID: n.cfg.Secrets.MeshID}, To: self.ID(), Nonce: [16]byte{1}, ReplyTo: addr.String()}
 	hear := func(b []byte) { n.askMessage(b[1:]) }
 	unsigned := q.encode(self)
 	unsigned[len(unsigned)-1] ^= 1
@@ -262,7 +262,7 @@ func TestCloneCannotBeForged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := ask{MeshID: n.cfg.Secrets.MeshID, To: self.ID(), Nonce: nonce}
+	a := ask{signed: signed{MeshID: n.cfg.Secrets.MeshID}, To: self.ID(), Nonce: nonce}
 	forged := a.encode(self)
 	forged[len(forged)-1] ^= 1
 	hear(forged)

@@ -109,7 +109,7 @@ func (m *Mesh) end() {
 // leave says goodbye and closes the sockets, and with them every stream.
 func (m *Mesh) leave(here *membership) error {
 	here.stop()
-	said := bye{MeshID: m.cfg.Secrets.MeshID, Issued: m.now()}.encode(m.cfg.Identity)
+	said := bye{signed: signed{MeshID: m.cfg.Secrets.MeshID}, Issued: m.now()}.encode(m.cfg.Identity)
 	alive := m.peers.alive()
 	for _, t := range alive {
 		m.pusher.To(t.Node, said)
@@ -152,8 +152,8 @@ func (m *Mesh) open(advertise netip.AddrPort, events memberlist.EventDelegate) (
 		Ceiling: &m.ceiling, Raised: func() { wake(m.keys.say) }, Enrol: m.serveEnrol, Flooded: m.flooded, Unsent: m.lossSeen,
 	}
 	var inner memberlist.Transport
-	if m.cfg.NewTransport != nil {
-		t, err := m.cfg.NewTransport()
+	if m.cfg.newTransport != nil {
+		t, err := m.cfg.newTransport()
 		if err != nil {
 			return nil, fmt.Errorf("open the mesh transport: %w", err)
 		}

@@ -55,8 +55,8 @@ func TestClusterAdvertisesWhereNobodyReachesIt(t *testing.T) {
 					}
 					c.Certificate = cert
 					c.Bind = netip.MustParseAddrPort("0.0.0.0:7946")
-					if open := c.NewTransport; i == 2 {
-						c.NewTransport = func() (memberlist.Transport, error) {
+					if open := c.newTransport; i == 2 {
+						c.newTransport = func() (memberlist.Transport, error) {
 							p, err := open()
 							if err != nil {
 								return nil, err

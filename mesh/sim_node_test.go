@@ -123,7 +123,7 @@ func (n *simNode) start() {
 			return epoch, nil
 		},
 		Deliver: n.deliver, Admitted: n.admitted, Expired: n.expired, Withdrawn: n.withdraw, Readmitted: n.readmit, Rewound: n.rewound,
-		NewTransport: func() (memberlist.Transport, error) { return nil, errors.New("no sockets here") },
+		newTransport: func() (memberlist.Transport, error) { return nil, errors.New("no sockets here") },
 	})
 	if err != nil {
 		w.fail(n.slot, "new: %v", err)

@@ -114,8 +114,8 @@ func (m *Mesh) reportPath(d transport.DueReport) {
 
 // pathMessageTo signs a path message to a peer.
 func (m *Mesh) pathMessageTo(to frame.ID, payload []byte) []byte {
-	n := notice{MeshID: m.cfg.Secrets.MeshID, To: to, Issued: m.paths.Stamp(m.now()), Payload: payload}
-	return wire.AppendPacked(nil, n.signed(pathDomain, m.cfg.Identity))
+	n := notice{signed: signed{MeshID: m.cfg.Secrets.MeshID}, To: to, Issued: m.paths.Stamp(m.now()), Payload: payload}
+	return wire.AppendPacked(nil, n.signedIn(pathForm, m.cfg.Identity))
 }
 
 // pathMessage handles a probe or a report. A message that is not from a trusted member, not for us, or not expected is
@@ -124,7 +124,7 @@ func (m *Mesh) pathMessage(b []byte) {
 	now := m.now()
 	n, part, report, ok := m.openPath(b)
 	from := frame.IDOf(n.Key)
-	if !ok || from == m.id || !m.isMember(now, from) || !m.paths.Expects(now, from, part, report.Want, n.Issued) || !n.verify(pathDomain) {
+	if !ok || from == m.id || !m.isMember(now, from) || !m.paths.Expects(now, from, part, report.Want, n.Issued) || !n.verify(pathForm) {
 		m.count.noticesRefused.Add(1)
 		return
 	}
