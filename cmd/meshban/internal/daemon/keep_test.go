@@ -46,6 +46,7 @@ func TestBulkIsOnDiskWhenItIsAnswered(t *testing.T) {
 
 // A ban that cannot be written is still enforced; the answer and status say that it is not on disk.
 func TestAnswerSaysThatItIsNotOnDisk(t *testing.T) {
+	t.Parallel()
 	n := first(t, "n")
 	n.stop()
 	d, err := New(t.Context(), Config{Home: n.home, Config: n.cfg, Version: "test", Logger: slog.New(slog.DiscardHandler), Host: func() ([]hostinfo.Entry, error) { return nil, nil }})

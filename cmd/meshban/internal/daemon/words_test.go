@@ -12,6 +12,7 @@ import (
 
 // The log has what this node bans and lifts, not what it hears from others; an enrolment names the node by its short id.
 func TestTheLogNamesWhatThisNodeSays(t *testing.T) {
+	t.Parallel()
 	a := first(t, "a")
 	b := a.join(t, "b")
 	a.ban(t, 30*time.Minute, "192.0.2.7/32")
