@@ -1,13 +1,10 @@
 package mesh
 
 import (
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/meshban/meshban/mesh/internal/filter"
 	"github.com/meshban/meshban/mesh/internal/replica"
-	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // Reasons for refusing a frame.
@@ -86,56 +83,4 @@ func (m *Mesh) Stats() Stats {
 	}
 	s.Refused["format"] += c.Refused.Load()
 	return s
-}
-
-const (
-	// problemEvery is the least time between two reports of one kind and culprit.
-	problemEvery = time.Minute
-	// maxProblems bounds the culprits that are remembered; while that many are, further reports are dropped.
-	maxProblems = 256
-	// maxDetailText bounds what a report says besides the remedy, in bytes.
-	maxDetailText = 512
-)
-
-// Remedies of several problems.
-const (
-	shutOut      = "find the captured machine: `meshban revoke NAME` and then `meshban rotate mesh-key` shut it out"
-	twoUsers     = "give one of the two machines an empty state folder and a new token: `meshban join TOKEN`"
-	restartAgent = "restart the agent: systemctl restart meshban"
-	newStart     = "give this machine an empty state folder and a new token: `meshban join TOKEN`"
-)
-
-// problems reports to the daemon, each kind and culprit rarely.
-type problems struct {
-	tell  func(kind Problem, detail string)
-	count *atomic.Uint64
-
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-// report reports a problem unless it was reported recently. If remedy is empty, what contains the remedy. report calls
-// p.tell, so no lock may be held.
-func (p *problems) report(now time.Time, kind Problem, culprit, what, remedy string) {
-	p.count.Add(1)
-	key := string(kind) + " " + culprit
-	p.mu.Lock()
-	for k, t := range p.last {
-		if now.Sub(t) >= problemEvery {
-			delete(p.last, k)
-		}
-	}
-	_, told := p.last[key]
-	told = told || len(p.last) >= maxProblems
-	if !told {
-		p.last[key] = now
-	}
-	p.mu.Unlock()
-	if !told && p.tell != nil {
-		what = wire.Escape(what, maxDetailText)
-		if remedy != "" {
-			what += "; " + remedy
-		}
-		p.tell(kind, what)
-	}
 }
