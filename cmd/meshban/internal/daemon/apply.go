@@ -44,7 +44,7 @@ func (d *Daemon) publishFull(now time.Time, ops []ban.Op) (rest []ban.Op, err er
 			return nil, err
 		}
 	}
-	return append(ops[:0], parts[len(parts)-1]...), nil
+	return parts[len(parts)-1], nil
 }
 
 // publishFrame publishes ops that fit into one frame: signed and sent first, because the kernel may be slow.

@@ -102,7 +102,6 @@ func (l *lift) publish(ctx context.Context) error {
 	if len(l.signed) == 0 {
 		return nil
 	}
-	said := slices.Clone(l.signed)
 	for _, part := range ban.SplitOps(l.signed, maxFramePayload) {
 		payload, err := ban.AppendOps(nil, part)
 		if err != nil {
@@ -118,7 +117,7 @@ func (l *lift) publish(ctx context.Context) error {
 		d.remember(l.now, frame)
 		d.merge(l.now, recordsOf(l.now, frame, part))
 	}
-	d.recordOps(d.byCaller(ctx, l.now), said)
+	d.recordOps(d.byCaller(ctx, l.now), l.signed)
 	d.keep(ctx, keepLimit)
 	return nil
 }

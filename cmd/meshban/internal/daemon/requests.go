@@ -291,12 +291,12 @@ func (d *Daemon) publishEach(ctx context.Context, now time.Time, prefixes []neti
 		limit = d.bulkRate
 	}
 	pace := d.state.Pace(limit)
-	var pending, done []ban.Op                                                       // done: a copy of pending for the audit log; publishing takes pending apart
+	var pending []ban.Op
 	who := sync.OnceValue(func() control.AuditEntry { return d.byCaller(ctx, now) }) // reads files, so only after the first ban
 	for some := range slices.Chunk(prefixes, lockChunk) {
 		var these []ban.Op
 		results, these = d.opsOfEach(results, some, ops)
-		pending, done = append(pending, these...), append(done, these...)
+		pending = append(pending, these...)
 		if few {
 			break // not a bulk: publish first, then wait
 		}
@@ -308,12 +308,11 @@ func (d *Daemon) publishEach(ctx context.Context, now time.Time, prefixes []neti
 		if err != nil {
 			return nil, err
 		}
+		d.recordOps(who(), pending[:len(pending)-len(rest)])
 		pending = rest
-		n := len(done) - len(pending)
-		d.recordOps(who(), done[:n])
-		done = append(done[:0], done[n:]...)
 		pace.Slice(ctx, paceCost(some))
 	}
+	last := pending
 	if len(pending) > lockChunk { // a wide prefix is lifted by many ops
 		parts := ban.SplitOps(pending, maxFramePayload)
 		for _, part := range parts[:len(parts)-1] {
@@ -322,12 +321,12 @@ func (d *Daemon) publishEach(ctx context.Context, now time.Time, prefixes []neti
 			}
 			pace.Slice(ctx, len(part))
 		}
-		pending = parts[len(parts)-1]
+		last = parts[len(parts)-1]
 	}
-	if err := d.publish(now, pending); err != nil {
+	if err := d.publish(now, last); err != nil {
 		return nil, err
 	}
-	d.recordOps(who(), done)
+	d.recordOps(who(), pending)
 	d.noteUnsaved(ctx, results, few)
 	if few && len(prefixes) > 1 {
 		pace.Slice(ctx, paceCost(prefixes))
