@@ -48,7 +48,8 @@ var forms = map[Format]form{
 		return append(strconv.AppendInt(b, int64(e.Prefix.Bits()), 10), ",bl,\n"...)
 	}},
 	// A feed of security dynamic-address: an address, a prefix or a range on each line (Junos, "Security Policies User
-	// Guide", "Dynamic Address Groups").
+	// Guide", "Dynamic Address Groups"). An SRX asks by HEAD whether it has changed (community.juniper.net, "SRX Dynamic IP
+	// Objects aka Feed-server").
 	"juniper":    {contentType: plainText, line: func(b []byte, e Entry) []byte { return append(short(b, e.Prefix), '\n') }},
 	"checkpoint": {contentType: "text/csv; charset=utf-8", head: "# UNIQ-NAME,VALUE,TYPE,CONFIDENCE,SEVERITY,PRODUCT,COMMENT\n", line: checkpointLine},
 }
