@@ -75,8 +75,15 @@ func TestDropped(t *testing.T) {
 			t.Errorf("one address of IPv4 was dropped: %+v, before %+v", after, before)
 		}
 		r.want(false, "2001:db8::7", 22)
-		if last := count(); last[1].Packets == after[1].Packets || last[0] != after[0] {
+		last := count()
+		if last[1].Packets == after[1].Packets || last[0] != after[0] {
 			t.Errorf("one address of IPv6 was dropped: %+v, before %+v", last, after)
+		}
+		for range 2 { // back to the first sets
+			mustReplace(t, b, state(entry("2001:db8::7")))
+		}
+		if loaded := count(); v.backend != NameIPTables && loaded != last {
+			t.Errorf("after a load: %+v, before it %+v", loaded, last)
 		}
 		if problems, err := b.Check(ctx); err != nil || len(problems) > 0 {
 			t.Errorf("%q, %v", problems, err)

@@ -302,23 +302,34 @@ func (b *nft) Dropped(context.Context) (v4, v6 Dropped, err error) {
 		return v4, v6, err
 	}
 	defer conn.CloseLasting()
-	for _, of := range []struct {
-		v6 bool
-		to *Dropped
-	}{{false, &v4}, {true, &v6}} {
-		rules, err := conn.GetRules(nftOurTable(), &nftables.Chain{Name: nftChainName(of.v6, true), Table: nftOurTable()})
-		if err != nil {
-			return v4, v6, nftError("read counters", err)
+	objects, err := conn.GetNamedObjects(nftOurTable())
+	if err != nil {
+		return v4, v6, nftError("read counters", err)
+	}
+	for _, o := range objects {
+		named, _ := o.(*nftables.NamedObj)
+		if named == nil {
+			continue
 		}
-		for _, r := range rules {
-			for _, e := range r.Exprs {
-				if c, ok := e.(*expr.Counter); ok {
-					*of.to = Dropped{c.Packets, c.Bytes}
-				}
-			}
+		switch c, _ := named.Obj.(*expr.Counter); {
+		case c == nil:
+		case named.Name == nftCounter(false).Name:
+			v4 = Dropped{c.Packets, c.Bytes}
+		case named.Name == nftCounter(true).Name:
+			v6 = Dropped{c.Packets, c.Bytes}
 		}
 	}
 	return v4, v6, nil
+}
+
+// nftCounter returns the counter of what is dropped of a family. It is an object of its own, because rules, and the
+// counters in them, are replaced at each load.
+func nftCounter(v6 bool) *nftables.NamedObj {
+	name := "dropped4"
+	if v6 {
+		name = "dropped6"
+	}
+	return &nftables.NamedObj{Table: nftOurTable(), Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
 }
 
 func (b *nft) deleteTable() (existed bool, err error) {

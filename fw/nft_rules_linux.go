@@ -77,7 +77,9 @@ func nftRuleset(generation string, outbound Outbound) map[string][][]expr.Any {
 			})
 		}
 		pass := verdict(expr.VerdictReturn, "")
-		rules[hit] = append(rules[hit], look(kindNever, pass), look(kindAllow, pass), []expr.Any{&expr.Counter{}, verdict(expr.VerdictDrop, "")})
+		rules[hit] = append(rules[hit], look(kindNever, pass), look(kindAllow, pass), []expr.Any{
+			&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: nftCounter(v6).Name}, verdict(expr.VerdictDrop, ""),
+		})
 	}
 	return rules
 }
@@ -103,8 +105,6 @@ func describe(exprs []expr.Any) string {
 		switch e := e.(type) {
 		case *expr.Lookup:
 			fmt.Fprintf(&s, "lookup %d %s\n", e.SourceRegister, e.SetName) // its SetID is not kept
-		case *expr.Counter:
-			s.WriteString("counter\n")
 		default:
 			fmt.Fprintf(&s, "%T%+v\n", e, e)
 		}
@@ -281,6 +281,9 @@ func sameRules(have []*nftables.Rule, want [][]expr.Any) bool {
 // queueTable queues the table, chains and rules for a generation, replacing whatever rules are there.
 func (b *nft) queueTable(found nftFound, generation string) {
 	table := b.conn.AddTable(nftOurTable())
+	for _, v6 := range []bool{false, true} {
+		b.conn.AddObj(nftCounter(v6)) // one that is there keeps its count
+	}
 	rules := nftRuleset(generation, b.opts.Outbound)
 	for _, c := range nftChains(b.opts.Outbound) {
 		if have := found.chains[c.Name]; have != nil && !sameHook(have, c) {

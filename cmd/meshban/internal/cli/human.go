@@ -43,6 +43,16 @@ func count[N int | uint64](n N) string {
 	return s
 }
 
+// size writes a number of bytes with its largest unit, rounded down.
+func size(bytes uint64) string {
+	for i, unit := range [...]string{"TiB", "GiB", "MiB", "KiB"} {
+		if one := uint64(1) << (40 - 10*i); bytes >= one {
+			return count(bytes/one) + " " + unit
+		}
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
 // plural writes a count and its noun: 1 address, 2 addresses.
 func plural(n int, one, many string) string {
 	if n == 1 {

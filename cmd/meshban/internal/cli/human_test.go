@@ -38,6 +38,14 @@ func TestCount(t *testing.T) {
 	}
 }
 
+func TestSize(t *testing.T) {
+	for in, want := range map[uint64]string{0: "0 bytes", 1023: "1023 bytes", 1024: "1 KiB", 5<<20 - 1: "4 MiB", 3 << 40: "3 TiB", 2 << 50: "2,048 TiB"} {
+		if got := size(in); got != want {
+			t.Errorf("%d: %q, want %q", in, got, want)
+		}
+	}
+}
+
 // A reason made up by a peer must not control the operator's terminal.
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{

@@ -186,6 +186,9 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 	if s.Firewall.LeavesOut != "" {
 		fw = append(fw, s.Firewall.LeavesOut)
 	}
+	if d := s.Firewall.Dropped; d != nil {
+		fw = append(fw, fmt.Sprintf("dropped: %s of IPv4, %s of IPv6", dropped(d.IPv4), dropped(d.IPv6)))
+	}
 	if p := s.Paused; p != nil {
 		fw = append(fw, "paused until "+p.Until.String()+": nothing is dropped")
 	}
@@ -226,6 +229,10 @@ func (c *command) problem(name string, lines ...string) {
 	for line := range strings.Lines(b.String()) {
 		fmt.Fprintln(c.out, c.screen.paint(styleBad, strings.TrimSuffix(line, "\n")))
 	}
+}
+
+func dropped(d control.Dropped) string {
+	return plural(int(d.Packets), "packet", "packets") + " (" + size(d.Bytes) + ")"
 }
 
 func in(file string) string {

@@ -364,6 +364,20 @@ type FirewallStatus struct {
 	NotEnforced int       `json:"not_enforced,omitempty"`
 	LeavesOut   string    `json:"leaves_out,omitempty"` // how many bans exempt which of this machine's networks; "" = none
 	Tried       []Attempt `json:"tried,omitempty"`      // backends that failed before Backend worked
+	// Dropped is null if the kernel does not say.
+	Dropped *DroppedStatus `json:"dropped,omitempty"`
+}
+
+// DroppedStatus counts what the kernel dropped because of a ban, since meshban's rules were made.
+type DroppedStatus struct {
+	IPv4 Dropped `json:"ipv4"`
+	IPv6 Dropped `json:"ipv6"`
+}
+
+// Dropped counts packets and their bytes.
+type Dropped struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Attempt is a firewall backend that does not work here, and why.

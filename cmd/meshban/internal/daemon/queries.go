@@ -298,6 +298,11 @@ func udpText(m mesh.Member) string {
 // Status implements control.Agent.
 func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 	s := d.localStatus()
+	if v4, v6, err := d.fw.Dropped(ctx); err == nil && s.Firewall.Backend != fw.NameNone {
+		s.Firewall.Dropped = &control.DroppedStatus{IPv4: control.Dropped(v4), IPv6: control.Dropped(v6)}
+	} else if err != nil {
+		d.log.Debug("the kernel's counters could not be read", "err", err)
+	}
 	s.Fail2ban = d.fail2banStatus(ctx)
 	if text := d.authorityProblem(ctx); text != "" {
 		s.Problems = append(s.Problems, "authority: "+text)

@@ -319,7 +319,8 @@ func (a *Agent) Status(ctx context.Context) (control.Status, error) {
 		Bans: control.BanStatus{Active: len(a.bans), Pending: 1, Allowed: 2},
 		Firewall: control.FirewallStatus{
 			Backend: "nftables", Enforced: len(a.bans), Repairs: 3,
-			Tried: []control.Attempt{{Backend: "ipset", Error: "no such module"}},
+			Dropped: &control.DroppedStatus{IPv4: control.Dropped{Packets: 12345, Bytes: 740_700}, IPv6: control.Dropped{Packets: 1, Bytes: 80}},
+			Tried:   []control.Attempt{{Backend: "ipset", Error: "no such module"}},
 		},
 		Lines:    control.LineStatus{File: "/var/lib/meshban/newbans.log", Accepted: 12, Ignored: 4, Echoes: 2, Emitted: 7},
 		API:      &control.APIStatus{Listen: "127.0.0.1:8080", Held: 3, LeftOut: 2, RangesLeftOut: 1},
