@@ -23,6 +23,7 @@ const (
 	MaxErrors    = 100     // errors reported at once; the rest are counted
 	MaxJoin      = 1000    // entries in join
 	MaxAllow     = 10000   // entries in allow
+	MaxNames     = 16      // of these that are names
 	MaxName      = 64      // bytes in name
 	MaxPath      = 4096    // bytes in lines.file
 	MaxHost      = 253     // bytes in a host name of join (RFC 1035)
@@ -71,7 +72,7 @@ type Config struct {
 	Fail2ban   Fail2ban       // fail2ban:
 	Firewall   Firewall       // firewall:
 	Control    Control        // control:
-	Allow      []netip.Prefix // allow: never banned; masked, 4-in-6 unmapped
+	Allow      []Allowed      // allow: never banned
 	Metrics    netip.AddrPort // metrics: zero = off
 	API        API            // api:
 	Files      []File         // files: lists for other programs
@@ -142,6 +143,12 @@ type QuorumBy struct {
 type Escalation struct {
 	Factor int           // factor: per earlier offence; 1 = off
 	Memory time.Duration // memory: how long after its end an offence counts
+}
+
+// Allowed is an entry of allow: a prefix, masked and with 4-in-6 unmapped, or a name whose addresses are looked up.
+type Allowed struct {
+	Prefix netip.Prefix
+	Name   string // "" = Prefix
 }
 
 // Allowance bounds the rate of new bans; each is MinAllowance..MaxAllowance, and Imports may be 0.

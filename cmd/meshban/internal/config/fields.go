@@ -71,7 +71,7 @@ func (c *Config) fields() []field {
 		{"control.read_group", "the group that may look, by the control socket", optionalText(&c.Control.ReadGroup, parseGroup)},
 		{"control.write_group", "the group that may look and change, by the control socket", optionalText(&c.Control.WriteGroup, parseGroup)},
 
-		{"allow", "never banned: addresses and CIDRs", list(&c.Allow, MaxAllow, item(parseAllow), formatAllow, dashes)},
+		{"allow", "never banned: addresses, CIDRs and names", list(&c.Allow, MaxAllow, item(parseAllow), formatAllow, dashes)},
 		{"metrics", "where Prometheus reads this node's metrics", addrPort(&c.Metrics, noPort)},
 		{"files", "lists for other programs, written below feeds/ in the state folder", list(&c.Files, MaxFiles, fileKeys.read, fileKeys.format, "write [{name: nginx.conf, format: nginx}]")},
 

@@ -235,7 +235,11 @@ func yamlString(s string) string {
 }
 
 // formatAllow formats a single address without its prefix length.
-func formatAllow(p netip.Prefix) string {
+func formatAllow(a Allowed) string {
+	p := a.Prefix
+	if a.Name != "" {
+		return yamlString(a.Name)
+	}
 	if p.IsSingleIP() {
 		return yamlString(p.Addr().String())
 	}

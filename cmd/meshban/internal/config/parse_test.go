@@ -84,11 +84,14 @@ log: {level: debug, format: json}
 			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: Quorum{Origins: 2}}
 			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Check: 5 * time.Second}
 			c.Control = Control{ReadGroup: "adm", WriteGroup: "1001"}
-			c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/64")}
+			c.Allow = []Allowed{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Prefix: netip.MustParsePrefix("192.0.2.9/32")}, {Prefix: netip.MustParsePrefix("2001:db8::/64")}}
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")
 			c.API = API{Listen: netip.MustParseAddrPort("0.0.0.0:8443"), Certificate: "/etc/a.pem", Key: "/etc/b.pem", Hold: 30 * time.Second}
 			c.Files = []File{{"a.conf", "nginx", 5 * time.Second}, {"b", "plain", time.Minute}}
 			c.Log = Log{Level: -4, Format: LogJSON}
+		}},
+		{"ok: names in allow", "allow: [192.0.2.7, Office.example.NET., a-b.c_d.example]\n", func(c *Config) {
+			c.Allow = []Allowed{{Prefix: netip.MustParsePrefix("192.0.2.7/32")}, {Name: "office.example.net"}, {Name: "a-b.c_d.example"}}
 		}},
 		{"ok: advertise takes the port of a bind that stands below", "advertise: 203.0.113.9\nbind: 0.0.0.0:7000\n", func(c *Config) {
 			c.Bind, c.Advertise = netip.MustParseAddrPort("0.0.0.0:7000"), netip.MustParseAddrPort("203.0.113.9:7000")

@@ -24,7 +24,7 @@ func TestRenderExample(t *testing.T) {
 		c.Bans.Quorum.Origins = 2
 		c.Bans.For, c.Lines.For = time.Hour, time.Hour
 		c.Lines.File = `/var/log/a "b" \c.log`
-		c.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}
+		c.Allow = []Allowed{{Prefix: netip.MustParsePrefix("192.0.2.7/32")}}
 	})
 	const want = renderHead + `
 # this node's name, for people
@@ -45,7 +45,7 @@ lines:
   # the file that other programs append their bans to
   file: "/var/log/a \"b\" \\c.log"
 
-# never banned: addresses and CIDRs
+# never banned: addresses, CIDRs and names
 allow:
   - "192.0.2.7"
 `

@@ -36,6 +36,7 @@ func (k *checker) fail(key, with, what, remedy string) {
 func (c Config) problems() []problem {
 	var k checker
 	c.checkSockets(&k)
+	c.checkAllow(&k)
 	c.checkAdvertise(&k)
 	c.checkBans(&k)
 	c.checkLines(&k)
@@ -73,14 +74,42 @@ func parseGroup(s string) (string, error) {
 // named reports whether s has only the characters of a name.
 func named(s string) bool { return !strings.ContainsFunc(s, func(r rune) bool { return !nameRune(r) }) }
 
+// isName reports whether an entry of allow is a name. Its last label has letters alone, so that no address with a slip is
+// one.
+func isName(s string) bool {
+	s = strings.TrimSuffix(s, ".")
+	dot := strings.LastIndexByte(s, '.')
+	return dot > 0 && len(s) <= maxHostName && hostOK(s) && len(s) > dot+2 &&
+		!strings.ContainsFunc(s[dot+1:], func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') })
+}
+
 // parseAllow parses an entry of allow.
-func parseAllow(s string) (netip.Prefix, error) {
+func parseAllow(s string) (Allowed, error) {
+	if isName(s) {
+		return Allowed{Name: strings.ToLower(strings.TrimSuffix(s, "."))}, nil
+	}
 	p, err := ParsePrefix(s)
 	if err == nil && p.Bits() == 0 {
-		return p, bad(quote(s)+" covers every address, so nothing would be banned",
+		return Allowed{}, bad(quote(s)+" covers every address, so nothing would be banned",
 			"write the networks that you mean, or `backends: none` under firewall to block nothing")
 	}
-	return p, err
+	return Allowed{Prefix: p}, err
+}
+
+// maxHostName bounds a name in allow, in bytes: what DNS allows.
+const maxHostName = 253
+
+// checkAllow bounds the names in allow: each is looked up every minute.
+func (c Config) checkAllow(k *checker) {
+	names := 0
+	for _, a := range c.Allow {
+		if a.Name != "" {
+			names++
+		}
+	}
+	if names > MaxNames {
+		k.fail("allow", "", fmt.Sprintf("has %d names", names), fmt.Sprintf("write at most %d, and addresses or CIDRs for the rest", MaxNames))
+	}
 }
 
 // checkSockets checks where the agent listens.

@@ -77,6 +77,7 @@ type Daemon struct {
 	names    *names
 	others   *others
 	pauses   *pauses
+	resolved *resolved
 	state    *enforce.State
 	locked
 	noticeWake chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
@@ -160,6 +161,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		pacing:     pacing{bulkRate: rate.NewLimiter(mesh.SayBulkRate, mesh.SayBulkBurst), smallRate: rate.NewLimiter(mesh.SayRate, mesh.SayBurst)},
 		others:     newOthers(),
 		pauses:     newPauses(),
+		resolved:   newResolved(),
 		noticeWake: make(chan struct{}, 1), recapWake: make(chan struct{}, 1),
 		locked: locked{
 			cfg: cfg.Config, past: newPast(started),
@@ -226,6 +228,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("host addresses", d.watchHost)
 		run("ssh sessions", d.watchSessions)
 		run("pauses", d.servePauses)
+		run("names", d.resolveNames)
 		run("reload", d.serveReload)
 		run("fail2ban", d.fail2ban.Run)
 		run("notices", d.tellOrigins)

@@ -44,8 +44,14 @@ func (d *Daemon) neverList() []ban.NeverEntry {
 	if err == nil || len(networks) > 0 {
 		d.networks.Store(&networks)
 	}
-	for _, prefix := range d.config().Allow {
-		out = append(out, ban.NeverEntry{Prefix: prefix, Why: whyConfigured})
+	for _, a := range d.config().Allow {
+		if a.Name == "" {
+			out = append(out, ban.NeverEntry{Prefix: a.Prefix, Why: whyConfigured})
+			continue
+		}
+		for _, addr := range d.resolved.of(a.Name) {
+			out = append(out, ban.NeverEntry{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Why: whyConfigured + " (" + a.Name + ")"})
+		}
 	}
 	if d.mesh != nil {
 		// Members that are said to have left are included. Anybody with the gossip key can claim that; together with a

@@ -82,6 +82,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.openNames(ban.Origin(frame.IDOf(keys.Secrets.Authority[:])))
 	d.loadPast()
 	d.loadPause(time.Now())
+	if err := d.resolved.load(d.store.Value(valueResolved)); err != nil {
+		d.log.Warn("the names in allow have no addresses until they are looked up", "err", err)
+	}
 	if d.audit, err = audit.New(audit.Config{Path: d.home.Audit(), Logger: d.log, OnProblem: d.auditProblem}); err != nil {
 		return err
 	}

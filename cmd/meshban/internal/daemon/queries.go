@@ -68,8 +68,8 @@ func (d *Daemon) Allowed(context.Context) ([]control.AllowEntry, error) {
 	name := d.names.of(d.self)
 	for _, e := range never {
 		entry := control.AllowEntry{Prefix: control.PrefixOf(e.Prefix), Origin: name, OriginID: d.self.String(), Source: "built-in: " + e.Why}
-		if e.Why == whyConfigured {
-			entry.Source = "config"
+		if name, ok := strings.CutPrefix(e.Why, whyConfigured); ok {
+			entry.Source = "config" + name
 		}
 		out = append(out, entry)
 	}

@@ -82,6 +82,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 	if err := d.rejudge(ctx, old, next); err != nil {
 		d.log.Error("could not judge by the new configuration what was said before; it is at the next start", "err", err)
 	}
+	wake(d.resolved.wake)
 	wake(d.neverWake)
 	wake(d.listWake)
 	e := d.bySelf(time.Now(), control.ViaSignal)

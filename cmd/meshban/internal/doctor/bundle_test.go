@@ -108,7 +108,7 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 		agent.Audited = append(agent.Audited, control.AuditEntry{What: "ban", Reason: form + " " + addrs[i%3] + ":22", Prefixes: control.Prefixes{netip.MustParsePrefix("2001:db8::77/128")}})
 	}
 	cfg := config.Default(dir)
-	cfg.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.200/32"), netip.MustParsePrefix("2001:db8::/32")}
+	cfg.Allow = []config.Allowed{{Prefix: netip.MustParsePrefix("192.0.2.200/32")}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}}
 	cfg.Join = []string{"[2001:db8::77]:7946", "192.0.2.200:7946", "web2.example:7946"}
 	cfg.Hooks = []config.Hook{{Name: "mail", Exec: []string{"/usr/bin/curl", "--user=me:hunter2"}}, {Name: "ops", Webhook: config.Webhook{URLFile: "/etc/meshban/ops.url", Body: "password=hunter2"}}}
 	forms = append(forms, "hunter2")
