@@ -94,6 +94,7 @@ var remedies = []struct {
 	{"doctor --bundle K", 1, "name a file that does not exist yet", "members"},
 	{"completion tcsh", 2, "write bash, zsh or fish", "completion fish"},
 	{"setup fail2bam", 2, `did you mean "fail2ban"?`, "setup fail2ban --print"},
+	{"setup grafana", 2, "`meshban setup grafana --print` prints it", ""},
 	{"setup fail2ban --print --remove", 2, "give one of them", "setup fail2ban --print"},
 	{"agent --firewall pf --dir D", 2, "write auto, or a list out of ipset, nftables, iptables, none", ""},
 	{"agent --metrics 127.0.0.1 --dir D", 2, "write ADDRESS:PORT such as 127.0.0.1:9100", ""},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -12,6 +13,11 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
 
+// setUps are what setup can set up.
+var setUps = []string{"fail2ban", "systemd", "prometheus", "grafana"}
+
+const oneOfSetUps = "fail2ban, systemd, prometheus or grafana"
+
 func (c *command) setup(ctx *cli.Context) error {
 	opts := node.SetupOptions{Dir: c.dir, Print: ctx.Bool("print"), Remove: ctx.Bool("remove"), Out: c.out}
 	if opts.Print && opts.Remove {
@@ -19,18 +25,21 @@ func (c *command) setup(ctx *cli.Context) error {
 	}
 	if !opts.Remove || ctx.Args().Present() {
 		var err error
-		if opts.What, err = oneArg(ctx, "to know what to set up: fail2ban or systemd", "meshban setup fail2ban"); err != nil {
+		if opts.What, err = oneArg(ctx, "to know what to set up: "+oneOfSetUps, "meshban setup fail2ban"); err != nil {
 			return err
 		}
-		if known := []string{"fail2ban", "systemd"}; opts.What != known[0] && opts.What != known[1] {
-			hint := "write fail2ban or systemd"
-			if meant := config.Nearest(opts.What, known); meant != "" {
+		if !slices.Contains(setUps, opts.What) {
+			hint := "write " + oneOfSetUps
+			if meant := config.Nearest(opts.What, setUps); meant != "" {
 				hint = fmt.Sprintf("did you mean %q?", meant)
 			}
 			return usagef(hint, "there is nothing to set up called %q", opts.What)
 		}
 	}
-	if opts.What != "systemd" && !opts.Print && (!opts.Remove || c.acts.Fail2banInstalled()) {
+	if opts.What == "grafana" && !opts.Print {
+		return usagef("`meshban setup grafana --print` prints it", "a board is not installed: print it, and import it in Grafana")
+	}
+	if (opts.What == "" || opts.What == "fail2ban") && !opts.Print && (!opts.Remove || c.acts.Fail2banInstalled()) {
 		question := "start every jail of fail2ban anew (its bans come back)?"
 		if opts.Remove {
 			question = "take the files away, and start every jail of fail2ban anew (its bans come back)?"

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -169,7 +170,7 @@ func (c *command) otherVerbs() []*verb {
 			text("family", "`F` it reads only IPv4 or only IPv6: 4 or 6 (default: both)"),
 			objectFlag(),
 		}},
-		{name: "setup", args: "fail2ban|systemd", short: "install the files that this machine needs", action: c.setup, flags: []cli.Flag{
+		{name: "setup", args: strings.Join(setUps, "|"), short: "install the files that this machine needs", action: c.setup, flags: []cli.Flag{
 			toggle("print", "print the files instead of installing them"),
 			toggle("remove", "take away what setup has installed"),
 			toggle("yes", "do not ask before fail2ban's jails are started anew"),

@@ -17,6 +17,10 @@ import (
 	"github.com/meshban/meshban/fw"
 )
 
+var setupFiles = map[string]func(setup.Options) ([]setup.File, error){
+	"fail2ban": setup.Fail2ban, "systemd": setup.Systemd, "prometheus": setup.Prometheus, "grafana": setup.Grafana,
+}
+
 // SetUp installs, prints or removes the files that this machine needs besides the binary.
 func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	binary, err := os.Executable()
@@ -41,11 +45,7 @@ func SetUp(ctx context.Context, opts SetupOptions) (SetupResult, error) {
 	for _, f := range cfg.Files {
 		o.Lists = append(o.Lists, setup.List{Name: f.Name, Format: string(f.Format)})
 	}
-	files := setup.Fail2ban
-	if opts.What == "systemd" {
-		files = setup.Systemd
-	}
-	list, err := files(o)
+	list, err := setupFiles[opts.What](o)
 	if err != nil {
 		return SetupResult{}, err
 	}

@@ -89,7 +89,7 @@ type JoinResult struct {
 // SetupOptions say what to install or remove.
 type SetupOptions struct {
 	Dir    string    // absolute
-	What   string    // "fail2ban" or "systemd"; "" with Remove = both
+	What   string    // "fail2ban", "systemd", "prometheus" or, with Print, "grafana"; "" with Remove = all
 	Print  bool      // write the files to Out instead
 	Remove bool      // remove what was installed
 	Out    io.Writer // for Print

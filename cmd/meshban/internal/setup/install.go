@@ -69,7 +69,7 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 		}
 		return r, nil
 	}
-	for _, need := range []struct{ dir, what string }{{fail2banDir, "fail2ban"}, {"/etc/systemd", "systemd"}} {
+	for _, need := range []struct{ dir, what string }{{fail2banDir, "fail2ban"}, {"/etc/systemd", "systemd"}, {prometheusDir, "Prometheus"}} {
 		if _, err := os.Stat(o.Root + need.dir); err != nil && touches(files, need.dir) {
 			return Report{}, fmt.Errorf("nothing installed: %s is not on this machine: %w", need.what, err)
 		}
@@ -85,6 +85,9 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	}
 	i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile })
 	r.Next = nextAfterInstall(r.Written, i >= 0 && before[i].status == ours)
+	if touches(files, prometheusDir) {
+		r.Notes = append(r.Notes, "prometheus.yml has to name the file: `rule_files: ["+filepath.Base(rulesFile)+"]`")
+	}
 	return r, nil
 }
 
@@ -93,6 +96,9 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 func nextAfterInstall(written []string, upgraded bool) (next []string) {
 	if slices.ContainsFunc(written, func(p string) bool { return under(p, fail2banDir) }) {
 		next = append(next, "fail2ban-client reload --restart")
+	}
+	if slices.Contains(written, rulesFile) {
+		next = append(next, "systemctl reload prometheus")
 	}
 	if slices.Contains(written, unitFile) {
 		next = append(next, "systemctl daemon-reload", "systemctl enable --now meshban")
@@ -122,6 +128,9 @@ func unique(commands []string) (kept []string) {
 func overrideOf(path string) string {
 	if under(path, systemdDir) {
 		return "a drop-in (systemctl edit " + strings.TrimSuffix(filepath.Base(path), ".service") + ")"
+	}
+	if path == rulesFile {
+		return "another file of rules"
 	}
 	return strings.TrimSuffix(path, ".conf") + ".local"
 }
@@ -219,7 +228,7 @@ func (o Options) hidesAction() (last string) {
 	return last
 }
 
-// Remove deletes what Install wrote for fail2ban and systemd, or for one of them, all or nothing. It keeps the line
+// Remove deletes what Install wrote, or Options.Only of it, all or nothing. It keeps the line
 // file, and keeps and reports files that were edited or are not ours. It is an error if a jail names our action
 // itself: without the action, fail2ban would skip the jail.
 func Remove(ctx context.Context, opts Options) (Report, error) {
@@ -227,13 +236,14 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	paths := append([]string{setsFile, unitFile}, fail2banFiles...)
+	paths := append([]string{rulesFile, setsFile, unitFile}, fail2banFiles...)
 	for _, program := range slices.Sorted(maps.Values(readers)) {
 		paths = append(paths, reloadFile(program, ".service"), reloadFile(program, ".path"))
 	}
 	slices.Reverse(paths) // the jail first, since it needs the others
 	if o.Only != "" {
-		paths = slices.DeleteFunc(paths, func(path string) bool { return under(path, fail2banDir) != (o.Only == "fail2ban") })
+		folder := map[string]string{"fail2ban": fail2banDir, "systemd": systemdDir, "prometheus": prometheusDir}[o.Only]
+		paths = slices.DeleteFunc(paths, func(path string) bool { return !under(path, folder) })
 	}
 	at := make(map[string]found)
 	var kept []string
@@ -292,6 +302,9 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 func (o Options) nextAfterRemove(ctx context.Context, r *Report, fail2ban bool) {
 	if fail2ban {
 		r.Next = append(r.Next, "fail2ban-client reload --restart")
+	}
+	if slices.Contains(r.Removed, rulesFile) {
+		r.Next = append(r.Next, "systemctl reload prometheus")
 	}
 	reload := false
 	for _, path := range r.Removed {

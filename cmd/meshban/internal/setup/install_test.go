@@ -423,3 +423,30 @@ func (r Report) String() string {
 	}
 	return b.String()
 }
+
+// The alert rules are installed where Prometheus is, are not overwritten once edited, and are taken away.
+func TestRulesOfPrometheus(t *testing.T) {
+	o := machine(t)
+	rules := files(t, Prometheus, o)
+	if _, err := Install(t.Context(), rules, o); err == nil || !strings.Contains(err.Error(), "Prometheus is not on this machine") {
+		t.Errorf("%v", err)
+	}
+	mkdir(t, o.Root+prometheusDir)
+	before := tree(t, o.Root)
+	r, err := Install(t.Context(), rules, o)
+	if err != nil || !slices.Equal(r.Written, []string{rulesFile}) || !slices.Equal(r.Next, []string{"systemctl reload prometheus"}) || len(r.Notes) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	o.Only = "systemd"
+	if r, err := Remove(t.Context(), o); err != nil || len(r.Removed) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	o.Only = "prometheus"
+	if r, err := Remove(t.Context(), o); err != nil || !slices.Equal(r.Removed, []string{rulesFile}) || !maps.Equal(tree(t, o.Root), before) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	put(t, o.Root+rulesFile, string(rules[0].Content)+"# mine\n")
+	if _, err := Install(t.Context(), rules, o); err == nil || !strings.Contains(err.Error(), "another file of rules") {
+		t.Errorf("%v", err)
+	}
+}

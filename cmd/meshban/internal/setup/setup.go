@@ -1,5 +1,5 @@
-// Package setup installs and removes the files that a machine needs besides the meshban binary: systemd units, and
-// fail2ban's action, filter and jail.
+// Package setup installs and removes the files that a machine needs besides the meshban binary: systemd units,
+// fail2ban's action, filter and jail, and Prometheus's alert rules; it also has a board for Grafana.
 //
 // It writes only its own files. Each starts with a marker and a digest of the rest, so it never overwrites a file
 // that is not its own, and neither overwrites nor removes one that was edited. Install and Remove do everything or
@@ -42,6 +42,9 @@ const (
 	systemdDir  = "/etc/systemd/system"
 	unitFile    = systemdDir + "/meshban.service"
 	setsFile    = systemdDir + "/meshban-sets.service"
+
+	prometheusDir = "/etc/prometheus"
+	rulesFile     = prometheusDir + "/meshban.rules.yml"
 )
 
 // wantsLinks are the links that `systemctl enable` makes, by unit.
@@ -86,7 +89,7 @@ type Options struct {
 	Binary   string        // the agent's program; "" = this one
 	Dir      string        // the agent's state folder; "" = /var/lib/meshban
 	LineFile string        // the agent's lines.file; "" = newbans.log in Dir
-	Only     string        // of Remove: "fail2ban" or "systemd"; "" = both
+	Only     string        // of Remove: "fail2ban", "systemd" or "prometheus"; "" = all
 	Lists    []List        // the agent's files
 	Shown    time.Duration // how long fail2ban shows a ban of the mesh, in whole seconds; 0 = 30 min
 
@@ -209,6 +212,18 @@ func Systemd(o Options) ([]File, error) {
 	}
 	reload, err := reloads(o)
 	return append([]File{f, sets}, reload...), err
+}
+
+// Prometheus returns the alert rules.
+func Prometheus(Options) ([]File, error) {
+	text, err := embedded.ReadFile("files/prometheus/meshban.rules.yml")
+	return []File{{Path: rulesFile, Mode: 0o644, Content: seal(text)}}, err
+}
+
+// Grafana returns the board, which is imported by hand and is not for Install.
+func Grafana(Options) ([]File, error) {
+	text, err := embedded.ReadFile("files/grafana/meshban.json")
+	return []File{{Content: text}}, err
 }
 
 // reloads returns two units for each program that reads lists: one that waits for a change, one that reloads.
