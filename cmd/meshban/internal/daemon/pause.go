@@ -208,7 +208,8 @@ func (d *Daemon) Pause(ctx context.Context, req control.PauseRequest) (control.P
 	if req.All {
 		return d.pauseAll(ctx, now, req, rep, e)
 	}
-	in, all, on := d.pauses.at(now)
+	var own pause
+	_, all, on := d.pauses.at(now)
 	switch {
 	case req.Off && !on:
 		return rep, &control.Error{Code: control.CodeNotFound, Message: "this node is not paused"}
@@ -218,11 +219,10 @@ func (d *Daemon) Pause(ctx context.Context, req control.PauseRequest) (control.P
 		return rep, nil
 	case req.Off:
 		e.What += offSuffix
-		in = pause{}
 	default:
-		in = pause{Until: rep.Until.Time, For: time.Duration(req.For), By: by, Reason: req.Reason}
+		own = pause{Until: rep.Until.Time, For: time.Duration(req.For), By: by, Reason: req.Reason}
 	}
-	d.setOwnPause(in)
+	d.setOwnPause(own)
 	d.audit.Add(e)
 	return d.confirmPause(ctx, rep)
 }
