@@ -17,10 +17,15 @@ type Caps struct {
 	MaxTTL   time.Duration // of a ban; whole seconds, at most frame.MaxLife
 	UnbanAny bool          // may lift the bans of others
 	Import   bool          // may send imported bans at the rate for those
+	NoDrill  bool          // may not have others send the packets of a drill
 }
 
 // DefaultCaps returns the caps of a node unless others are set: every number is left to the receivers.
 func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
+
+// NoDrill is a denial, unlike the others, so that certificates from before there were drills allow them: a drill bans an
+// address that nobody has for ten seconds, which any member may do anyway. A node from before refuses a certificate with
+// the denial.
 
 // CapsFields is how many numbers encode Caps.
 const CapsFields = 6
@@ -43,7 +48,7 @@ func (c Caps) Append(b []byte) []byte {
 	b = wire.AppendUint(b, uint64(c.MinBits4))
 	b = wire.AppendUint(b, uint64(c.MinBits6))
 	b = wire.AppendUint(b, uint64(c.MaxTTL/time.Second))
-	return wire.AppendUint(b, wire.Flag(c.UnbanAny)|wire.Flag(c.Import)<<1)
+	return wire.AppendUint(b, wire.Flag(c.UnbanAny)|wire.Flag(c.Import)<<1|wire.Flag(c.NoDrill)<<2)
 }
 
 // ReadCaps reads what Append wrote.
@@ -51,7 +56,7 @@ func ReadCaps(r *wire.Reader) (c Caps) {
 	c.Rate, c.Active = uint32(r.Most(1<<32-1)), uint32(r.Most(1<<32-1))
 	c.MinBits4, c.MinBits6 = uint8(r.Most(32)), uint8(r.Most(128))
 	c.MaxTTL = time.Duration(r.Most(uint64(frame.MaxLife/time.Second))) * time.Second
-	flags := r.Flags(3)
-	c.UnbanAny, c.Import = flags&1 != 0, flags&2 != 0
+	flags := r.Flags(7)
+	c.UnbanAny, c.Import, c.NoDrill = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	return c
 }

@@ -33,7 +33,7 @@ func FuzzDecodeToken(f *testing.F) {
 func FuzzCertificate(f *testing.F) {
 	a := testAuthority(f)
 	cert, err := a.Certify(Certificate{Serial: 1 << 50, Node: signers[0].Public(), Name: "web1", NotBefore: start,
-		NotAfter: start.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true}})
+		NotAfter: start.Add(CertificateLife), Caps: Caps{1, 2, 24, 48, time.Hour, true, true, true}})
 	revoked, errRevoke := a.Revoke(Revocation{Serial: 7, Node: frame.ID{1}, Name: "web2", Since: start, Issued: start, Reason: "stolen"})
 	request, errRequest := NewRequest(signers[0], "web1", [16]byte{1})
 	if err := errors.Join(err, errRevoke, errRequest); err != nil {

@@ -20,6 +20,7 @@ func capsFlags() []cli.Flag {
 		text("max-for", "`D` the longest ban: 10m, 1h, 7d"),
 		toggle("no-unban-any", "it may not lift what others banned: unban, allow"),
 		toggle("no-import", "its imports count like other bans"),
+		toggle("no-drill", "other nodes take no part in its drills"),
 	}
 }
 

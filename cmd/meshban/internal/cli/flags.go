@@ -149,6 +149,7 @@ func (v *values) caps() (c control.Caps) {
 	}
 	c.MaxFor = get(v, "max-for", parseMaxFor)
 	c.NoUnbanAny, c.NoImport = control.Denied(v.ctx.Bool("no-unban-any")), control.Denied(v.ctx.Bool("no-import"))
+	c.NoDrill = control.Denied(v.ctx.Bool("no-drill"))
 	return c
 }
 

@@ -20,6 +20,7 @@ type Caps struct {
 	MaxFor     Duration `json:"max_for,omitempty"`     // longest ban, config.MinFor..MaxMaxFor, whole seconds
 	NoUnbanAny Denied   `json:"unban_any"`             // it may not lift other nodes' bans
 	NoImport   Denied   `json:"import"`                // its imports count as ordinary bans
+	NoDrill    Denied   `json:"drill"`                 // others take no part in its drills
 }
 
 // Denied is a permission that a node lacks; JSON says whether it has it.
@@ -82,6 +83,9 @@ func (c Caps) String() string {
 	}
 	if c.NoImport {
 		parts = append(parts, "no import")
+	}
+	if c.NoDrill {
+		parts = append(parts, "no drill")
 	}
 	if len(parts) == 0 {
 		return "as each node's config sets them for its peers"

@@ -193,7 +193,7 @@ func (d *Daemon) recapAll() {
 func CertificateCaps(c control.Caps) pki.Caps {
 	return pki.Caps{
 		Rate: uint32(c.Rate), Active: uint32(c.Active), MinBits4: uint8(c.Widest4), MinBits6: uint8(c.Widest6), MaxTTL: time.Duration(c.MaxFor),
-		UnbanAny: bool(!c.NoUnbanAny), Import: bool(!c.NoImport),
+		UnbanAny: bool(!c.NoUnbanAny), Import: bool(!c.NoImport), NoDrill: bool(c.NoDrill),
 	}
 }
 
@@ -201,7 +201,7 @@ func CertificateCaps(c control.Caps) pki.Caps {
 func capsOf(c pki.Caps) control.Caps {
 	return control.Caps{
 		Rate: int(c.Rate), Active: int(c.Active), Widest4: int(c.MinBits4), Widest6: int(c.MinBits6), MaxFor: control.Duration(c.MaxTTL),
-		NoUnbanAny: control.Denied(!c.UnbanAny), NoImport: control.Denied(!c.Import),
+		NoUnbanAny: control.Denied(!c.UnbanAny), NoImport: control.Denied(!c.Import), NoDrill: control.Denied(c.NoDrill),
 	}
 }
 
