@@ -52,6 +52,15 @@ func (m *Mesh) Mute() []frame.ID {
 	return roster.Mute(m.clocksLocked())
 }
 
+// ClockAhead returns by how much a member's clock is ahead of this machine's, at least; negative: behind. 0 also means that
+// it is not known.
+func (m *Mesh) ClockAhead(id frame.ID) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ahead, _ := m.core.PeerClock(id)
+	return ahead
+}
+
 // ClockSkew returns how far this machine's clock is ahead of the median of the live members whose clock is known; negative:
 // behind. ok is false if none is.
 func (m *Mesh) ClockSkew() (ahead time.Duration, ok bool) {

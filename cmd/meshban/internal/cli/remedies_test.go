@@ -89,6 +89,8 @@ var remedies = []struct {
 	{"rotate", 2, "meshban rotate mesh-key, or meshban rotate node-key TOKEN", ""},
 	{"rotate mesh-key now", 2, `mesh-key takes no argument, got "now"`, ""},
 	{"join nosuch --dir D", 2, "copy the whole line that `meshban invite` prints", ""},
+	{"drill now", 2, `drill takes no argument, got "now"`, "drill"},
+	{"drill", 4, "`meshban status` shows its result", "status"},
 	{"doctor --peer nosuch", 5, "`meshban members` lists them", ""},
 	{"doctor --addresses", 2, "meshban doctor --bundle FILE --addresses", ""},
 	{"doctor --bundle K", 1, "name a file that does not exist yet", "members"},

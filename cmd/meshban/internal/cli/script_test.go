@@ -87,12 +87,13 @@ func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// fakeagent [-bans N] [-fail N] [-well] serves MESHBAN_DIR until the script ends. It holds N bans; its list fails after N.
+// fakeagent [-bans N] [-fail N] [-well] [-leaky] serves MESHBAN_DIR until the script ends. It holds N bans; its list fails after N.
 func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 	flags := flag.NewFlagSet("fakeagent", flag.ContinueOnError)
 	bans := flags.Int("bans", 0, "")
 	fail := flags.Int("fail", -1, "")
 	well := flags.Bool("well", false, "")
+	leaky := flags.Bool("leaky", false, "")
 	ts.Check(flags.Parse(args))
 	entries := make([]control.ListEntry, *bans)
 	for i := range entries {
@@ -102,7 +103,7 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	agent := controltest.New(entries...)
-	agent.Audited, agent.Well = audited(), *well
+	agent.Audited, agent.Well, agent.Leaky = audited(), *well, *leaky
 	if *fail >= 0 {
 		agent.ListFail, agent.ListErr = *fail, &control.Error{Code: control.CodeFailed, Message: "the store broke"}
 	}

@@ -203,6 +203,9 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 	if f := s.Fail2ban; f != nil {
 		field(c.out, "fail2ban", f.Text()...)
 	}
+	if s.Drill != nil {
+		field(c.out, "drill", drillText(*s.Drill))
+	}
 	for _, p := range s.Problems {
 		c.problem("problem", p)
 	}

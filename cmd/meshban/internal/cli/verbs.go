@@ -129,6 +129,7 @@ func (c *command) lookVerbs() []*verb {
 			toggle("addresses", "with --bundle: leave addresses as they are"),
 			linesFlag(),
 		}},
+		{name: "drill", short: "show with real packets that every node drops", action: c.drill, flags: []cli.Flag{objectFlag()}},
 		{name: "pause", args: "D | off", short: "drop nothing for a while, to see whether it is meshban", action: c.pause, flags: []cli.Flag{
 			toggle("all", "every node of the mesh; needs ca.key, an hour at most"),
 			reasonFlag(),

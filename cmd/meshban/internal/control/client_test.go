@@ -91,6 +91,7 @@ func TestThroughTheSocket(t *testing.T) {
 		{"test of a hook that cannot send", func(a control.Agent) (any, error) {
 			return a.TestHook(ctx, control.HookRequest{Name: "pager"})
 		}},
+		{"drill", func(a control.Agent) (any, error) { return a.Drill(ctx, control.DrillRequest{}) }},
 		{"unban", func(a control.Agent) (any, error) {
 			return a.Unban(ctx, control.UnbanRequest{Prefixes: addrs, Reason: "mistake"})
 		}},

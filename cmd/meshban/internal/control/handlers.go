@@ -42,6 +42,7 @@ const (
 	pathCaps    = "/v1/caps"
 	pathRotate  = "/v1/rotate"
 	pathHook    = "/v1/hook"
+	pathDrill   = "/v1/drill"
 )
 
 // errorReply is the body of a refusal, and the last line of a stream that failed.
@@ -71,6 +72,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("POST "+pathCaps, s.change(post(agent.Caps)))
 	mux.Handle("POST "+pathRotate, s.change(post(agent.Rotate)))
 	mux.Handle("POST "+pathHook, s.change(post(agent.TestHook)))
+	mux.Handle("POST "+pathDrill, s.change(post(agent.Drill)))
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))

@@ -63,6 +63,9 @@ type Agent interface {
 	Keys(ctx context.Context) (KeysReply, error)
 	// TestHook sends a test message. CodeNotFound: no such hook; CodeFailed: its receiver did not take it.
 	TestHook(ctx context.Context, req HookRequest) (HookReply, error)
+	// Drill bans an address that nobody has for ten seconds and asks every node whether it drops packets from there.
+	// CodePolicy: the last drill was less than a minute ago, or the certificate does not allow any.
+	Drill(ctx context.Context, req DrillRequest) (DrillReply, error)
 	// Caps returns the caps in a node's certificate, or issues a new one. Errors are those of Revoke; also CodeFailed
 	// if the node has no valid certificate.
 	Caps(ctx context.Context, req CapsRequest) (CapsReply, error)
@@ -316,7 +319,9 @@ type Status struct {
 	Fail2ban *Fail2banStatus `json:"fail2ban,omitempty"`
 	API      *APIStatus      `json:"api,omitempty"` // null unless the listener is on
 	// Paused is null unless this node drops nothing for a while.
-	Paused   *PauseStatus `json:"paused,omitempty"`
+	Paused *PauseStatus `json:"paused,omitempty"`
+	// Drill is the last drill in which this node took part since it was started.
+	Drill    *DrillStatus `json:"drill,omitempty"`
 	Problems []string     `json:"problems"` // what an operator should look into, in words; empty = all is well
 	// Reminders are one-time tasks that remain to be done, in words.
 	Reminders []string `json:"reminders,omitempty"`

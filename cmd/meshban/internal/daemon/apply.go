@@ -225,6 +225,10 @@ func (d *Daemon) announce(changes []ban.Change, began, at time.Time, err error) 
 	for _, c := range changes {
 		why := d.notEnforced(c, err)
 		d.metrics.changed(c, began, at, why == "")
+		drill := isDrill(c)
+		if drill && why == "" && c.Enforce {
+			d.drills.kernelTook(c, at)
+		}
 		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line means "dropped here"; with no backend, nothing is
 			d.emit.add(c)
 		}
@@ -234,7 +238,7 @@ func (d *Daemon) announce(changes []ban.Change, began, at time.Time, err error) 
 		if watched {
 			d.hub.send(d.event(c, at, why))
 		}
-		if kind, whose := hookEvent(c); kind != "" && d.hooks.Wants(kind, whose) {
+		if kind, whose := hookEvent(c); kind != "" && !drill && d.hooks.Wants(kind, whose) {
 			d.hooks.Tell(kind, whose, d.event(c, at, why))
 		}
 	}

@@ -78,6 +78,7 @@ type Daemon struct {
 	others   *others
 	pauses   *pauses
 	resolved *resolved
+	drills   *drills
 	state    *enforce.State
 	locked
 	noticeWake chan struct{} // holds one token: an origin is to be told something. Anyone sends, tellOrigins receives
@@ -162,6 +163,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 		others:     newOthers(),
 		pauses:     newPauses(),
 		resolved:   newResolved(),
+		drills:     newDrills(),
 		noticeWake: make(chan struct{}, 1), recapWake: make(chan struct{}, 1),
 		locked: locked{
 			cfg: cfg.Config, past: newPast(started),
@@ -172,6 +174,7 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	if name, err := os.Hostname(); err == nil {
 		d.hostName, _, _ = strings.Cut(name, ".")
 	}
+	d.drills.probe = d.probeFirewall
 	if d.host == nil {
 		d.host = hostinfo.Read
 	}
@@ -236,6 +239,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		run("api listener", d.api.run)
 		run("lists", d.writeLists)
 		run("hooks", d.hooks.Run)
+		run("drills", d.serveDrills)
 		run("problems for hooks", func(ctx context.Context) error {
 			return d.hooks.WatchProblems(ctx, func() []string { return d.localStatus().Problems })
 		})

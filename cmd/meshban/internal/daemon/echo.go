@@ -42,8 +42,10 @@ type emission struct {
 func newEmitQueue() *emitQueue { return &emitQueue{wake: make(chan struct{}, 1)} }
 
 // emits reports whether the line file gets a line for another node's ban: a CIDR has no classic form, and an imported
-// list is nobody's sighting.
-func emits(c ban.Change) bool { return c.Prefix.IsSingleIP() && !ban.Imported(c.Source) }
+// list is nobody's sighting. Nor is a drill.
+func emits(c ban.Change) bool {
+	return c.Prefix.IsSingleIP() && !ban.Imported(c.Source) && !isDrill(c)
+}
 
 // add queues c if it is to be emitted. It never blocks.
 func (q *emitQueue) add(c ban.Change) {

@@ -43,6 +43,8 @@ const (
 // question is what a member asks; it has at most mesh.MaxQuestion bytes as JSON.
 type question struct {
 	Addr string `json:"addr,omitempty"` // an address or CIDR; "" asks for the state of the node alone
+	// Drill is the address of a drill of the one who asks; see drill.go.
+	Drill string `json:"drill,omitempty"`
 }
 
 // told is a node's answer; it has at most mesh.MaxAnswer bytes as JSON.
@@ -53,6 +55,8 @@ type told struct {
 	HoldsCA  bool      `json:"holds_ca"`
 	Paused   bool      `json:"paused,omitempty"`
 	Addr     *toldAddr `json:"addr,omitempty"` // nil: not asked, or asked too often
+
+	Drill *toldDrill `json:"drill,omitempty"` // nil: not asked
 }
 
 // toldAddr is what a node does about an address.
@@ -126,6 +130,9 @@ func (d *Daemon) answer(ctx context.Context, from frame.ID, text []byte) ([]byte
 			t.Addr = d.tellAddr(ctx, prefix)
 		}
 	}
+	if q.Drill != "" {
+		t.Drill = d.tellDrill(now, from, q.Drill)
+	}
 	return t.encode()
 }
 
@@ -192,6 +199,9 @@ func readTold(text []byte) (told, error) {
 	}
 	t.Backend, t.Problems = cleanText(t.Backend), cleanTexts(t.Problems, maxToldProblems)
 	t.Enforced = max(0, t.Enforced)
+	if t.Drill != nil {
+		t.Drill.clean()
+	}
 	if a := t.Addr; a != nil {
 		a.Verdict, a.Why, a.Unknown = cleanText(a.Verdict), cleanText(a.Why), cleanText(a.Unknown)
 		a.Bans = slices.DeleteFunc(a.Bans[:min(len(a.Bans), maxToldBans)], func(b toldBan) bool {

@@ -330,6 +330,7 @@ func (d *Daemon) localStatus() control.Status {
 		},
 		API:      d.apiStatus(),
 		Lines:    d.lineStatus(file),
+		Drill:    d.drillStatus(),
 		Problems: d.problems.list(now),
 	}
 	for i, text := range s.Problems {

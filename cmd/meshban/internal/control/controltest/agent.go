@@ -29,6 +29,8 @@ type Agent struct {
 	Hang bool
 	// Well leaves the problem out of Status.
 	Well bool
+	// Leaky makes a node fail Drill.
+	Leaky bool
 	// Audited is the audit log.
 	Audited []control.AuditEntry
 
@@ -538,4 +540,21 @@ func (a *Agent) TestHook(_ context.Context, req control.HookRequest) (control.Ho
 	return control.HookReply{}, &control.Error{
 		Code: control.CodeNotFound, Message: fmt.Sprintf("no hook is called %q", req.Name), Hint: "meshban.yaml names them under `hooks:`",
 	}
+}
+
+// Drill is dropped by web1 and web3; web4 has no firewall. With Leaky, web3 lets the packets through.
+func (a *Agent) Drill(context.Context, control.DrillRequest) (control.DrillReply, error) {
+	reply := control.DrillReply{
+		Addr: netip.MustParseAddr("192.0.2.77"), Dropped: 2, P50MS: new(1.5), P95MS: new(2.25), MaxMS: new(2.25),
+		Nodes: []control.DrillNode{
+			{Name: "web1", ID: "11111111111111111111111111111111", Verdict: control.DrillDropped, LatencyMS: new(1.5)},
+			{Name: "web3", ID: web3, Verdict: control.DrillDropped, LatencyMS: new(2.25)},
+			{Name: "web4", ID: "44444444444444444444444444444444", Verdict: control.DrillNoFirewall},
+		},
+	}
+	if a.Leaky {
+		reply.Dropped, reply.Failed = 1, 1
+		reply.Nodes[1] = control.DrillNode{Name: "web3", ID: web3, Verdict: control.DrillNotDropped, Why: "3 of 3 packets got through"}
+	}
+	return reply, nil
 }

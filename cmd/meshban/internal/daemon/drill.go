@@ -1,0 +1,379 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/prober"
+	"github.com/meshban/meshban/fw"
+	"github.com/meshban/meshban/mesh"
+	"github.com/meshban/meshban/mesh/frame"
+)
+
+// A drill bans an address that nobody has, for a moment, and has every node send itself packets from it. The node where it
+// begins asks the others, again and again, until each has said what became of its packets.
+
+const (
+	// sourceDrill is the source of a drill's ban, which lasts for drillFor.
+	sourceDrill = "drill"
+	drillFor    = 10 * time.Second
+	// drillEvery is the least time between two drills in which a node takes part, whoever begins them.
+	drillEvery = time.Minute
+	// drillWait bounds how long a node waits for the ban, drillLimit how long the node where it began waits for the others;
+	// it asks again after drillPoll.
+	drillWait, drillLimit, drillPoll = 3 * time.Second, 9 * time.Second, 300 * time.Millisecond
+	// drillRunning is the state of a drill that has no verdict yet.
+	drillRunning = "running"
+	// maxTook bounds the drills whose times are kept.
+	maxTook = 64
+)
+
+// drillNet is TEST-NET-1 (RFC 5737): no machine on the Internet has such an address.
+var drillNet = netip.MustParsePrefix("192.0.2.0/24")
+
+// isDrill reports whether a change is a drill's, and so nobody's sighting.
+func isDrill(c ban.Change) bool {
+	return c.Source == sourceDrill && c.Prefix.IsSingleIP() && drillNet.Contains(c.Prefix.Addr())
+}
+
+// toldDrill is what a node says of its part in a drill.
+type toldDrill struct {
+	State     string   `json:"state"` // drillRunning, or a verdict such as control.DrillDropped
+	Why       string   `json:"why,omitempty"`
+	LatencyMS *float64 `json:"latency_ms,omitempty"` // from the decision, by the clock where it began, to the kernel, by this one's
+}
+
+// drills is what this node knows of drills.
+type drills struct {
+	// probe sends this machine packets from an address that is banned and one that is not. Tests replace it.
+	probe func(ctx context.Context, banned, control netip.Addr) (prober.Result, error)
+	limit *rate.Limiter
+	begin chan netip.Addr // startDrill sends, serveDrills receives; nobody closes it. Never full: limit is far slower
+
+	mu   sync.Mutex // guards what follows
+	last drill
+	took map[netip.Addr]time.Duration // from a drill's decision to this kernel
+}
+
+// drill is one drill, as this node takes part in it.
+type drill struct {
+	at    time.Time // zero: there was none
+	by    frame.ID
+	addr  netip.Addr
+	self  toldDrill
+	reply *control.DrillReply // of all nodes, if it began here and has ended
+}
+
+func newDrills() *drills {
+	return &drills{
+		limit: rate.NewLimiter(rate.Every(drillEvery), 1), begin: make(chan netip.Addr, 1), took: make(map[netip.Addr]time.Duration),
+	}
+}
+
+// kernelTook notes that the kernel has taken a drill's ban.
+func (s *drills) kernelTook(c ban.Change, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.took) >= maxTook {
+		clear(s.took)
+	}
+	s.took[c.Prefix.Addr()] = max(0, at.Sub(c.Issued))
+}
+
+// state returns what this node has to say about a drill.
+func (s *drills) state(by frame.ID, addr netip.Addr) (t toldDrill, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.self, s.last.by == by && s.last.addr == addr
+}
+
+// start begins a drill on this node.
+func (s *drills) start(now time.Time, by frame.ID, addr netip.Addr) toldDrill {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.begin <- addr:
+	default:
+		return toldDrill{State: control.DrillTooSoon}
+	}
+	s.last = drill{at: now, by: by, addr: addr, self: toldDrill{State: drillRunning}}
+	return s.last.self
+}
+
+// tellDrill returns what to tell a member about a drill of its own, and begins it when it is first asked.
+func (d *Daemon) tellDrill(now time.Time, from frame.ID, text string) *toldDrill {
+	addr, err := netip.ParseAddr(text)
+	if err != nil || !drillNet.Contains(addr) {
+		return &toldDrill{State: control.DrillNotAllowed, Why: "only addresses of " + drillNet.String() + " are for drills"}
+	}
+	if t, ok := d.drills.state(from, addr); ok {
+		return &t
+	}
+	t := toldDrill{State: control.DrillTooSoon}
+	if !d.mayDrill(from) {
+		t = toldDrill{State: control.DrillNotAllowed, Why: "its certificate does not allow it"}
+	} else if d.drills.limit.AllowN(now, 1) {
+		t = d.drills.start(now, from, addr)
+	}
+	return &t
+}
+
+// mayDrill reports whether a member's certificate allows drills.
+func (d *Daemon) mayDrill(id frame.ID) (may bool) {
+	d.state.View(func(*ban.Table) { may = !d.granted[ban.Origin(id)].NoDrill })
+	return may
+}
+
+// serveDrills takes part in drills until ctx ends.
+func (d *Daemon) serveDrills(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case addr := <-d.drills.begin:
+			t := d.takePart(ctx, addr)
+			d.drills.mu.Lock()
+			d.drills.last.self = t
+			d.drills.mu.Unlock()
+		}
+	}
+}
+
+// takePart waits for a drill's ban and sends this machine packets from its address.
+func (d *Daemon) takePart(ctx context.Context, addr netip.Addr) (t toldDrill) {
+	if d.fw.Status().Backend == fw.NameNone {
+		return toldDrill{State: control.DrillNoFirewall}
+	}
+	if text := d.pauseText(); text != "" {
+		return toldDrill{State: control.DrillNotDropped, Why: cleanText(text)}
+	}
+	prefix := netip.PrefixFrom(addr, addr.BitLen())
+	if !d.awaitHeld(ctx, prefix) {
+		reply, _ := d.explain(prefix)
+		return toldDrill{State: control.DrillNotDropped, Why: cleanText(reply.Summary)}
+	}
+	free, ok := d.freeAddr()
+	if !ok {
+		return toldDrill{State: control.DrillUnknown, Why: "no address of " + drillNet.String() + " is left for the control packet"}
+	}
+	r, err := d.drills.probe(ctx, addr, free)
+	if err != nil {
+		return toldDrill{State: control.DrillUnknown, Why: cleanText(err.Error())}
+	}
+	dropped, why := r.Verdict()
+	if t = (toldDrill{State: control.DrillNotDropped, Why: why}); dropped {
+		t.State = control.DrillDropped
+	}
+	d.drills.mu.Lock()
+	defer d.drills.mu.Unlock()
+	if took, ok := d.drills.took[addr]; ok {
+		t.LatencyMS = new(float64(took.Microseconds()) / 1000)
+	}
+	return t
+}
+
+// awaitHeld waits at most drillWait and reports whether the kernel holds a ban.
+func (d *Daemon) awaitHeld(ctx context.Context, prefix netip.Prefix) bool {
+	ctx, cancel := context.WithTimeout(ctx, drillWait)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, _ := d.holds(prefix, ban.Ports{}); ok {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// freeAddr returns an address of drillNet that no record touches.
+func (d *Daemon) freeAddr() (addr netip.Addr, ok bool) {
+	raw, start := drillNet.Addr().As4(), rand.IntN(254)
+	d.state.View(func(t *ban.Table) {
+		for i := range 254 {
+			raw[3] = byte(1 + (start+i)%254)
+			addr = netip.AddrFrom4(raw)
+			if len(t.Why(netip.PrefixFrom(addr, addr.BitLen()))) == 0 {
+				ok = true
+				return
+			}
+		}
+	})
+	return addr, ok
+}
+
+// probeFirewall sends this machine packets past the firewall in use.
+func (d *Daemon) probeFirewall(ctx context.Context, banned, control netip.Addr) (prober.Result, error) {
+	return prober.Probe(ctx, banned, control, func(ctx context.Context) (uint64, error) {
+		v4, _, err := d.fw.Dropped(ctx)
+		return v4.Packets, err
+	})
+}
+
+// Drill implements control.Agent.
+func (d *Daemon) Drill(ctx context.Context, _ control.DrillRequest) (control.DrillReply, error) {
+	now, none := time.Now(), control.DrillReply{}
+	if !d.mayDrill(frame.ID(d.self)) {
+		return none, &control.Error{
+			Code: control.CodePolicy, Rule: "certificate", Message: "this node's certificate does not allow drills",
+			Hint: fmt.Sprintf("on a node that has ca.key: `meshban ca caps %s --default`", d.names.handle(d.self)),
+		}
+	}
+	addr, ok := d.freeAddr()
+	if !ok {
+		return none, &control.Error{
+			Code: control.CodePolicy, Rule: "no address", Message: fmt.Sprintf("every address of %s is banned, allowed or never banned", drillNet),
+			Hint: fmt.Sprintf("`meshban why %s` shows by what", drillNet),
+		}
+	}
+	slot := d.drills.limit.ReserveN(now, 1)
+	if wait := slot.DelayFrom(now); wait > 0 {
+		slot.CancelAt(now)
+		return none, &control.Error{
+			Code: control.CodePolicy, Rule: "one drill a minute", Message: "a drill was done here a moment ago",
+			Hint: fmt.Sprintf("`meshban status` shows its result; the next one may begin in %d s", int(wait.Seconds())+1),
+		}
+	}
+	prefix := netip.PrefixFrom(addr, addr.BitLen())
+	rep, err := d.Ban(ctx, control.BanRequest{Addrs: control.Prefixes{prefix}, For: control.Duration(drillFor), Reason: "drill", Source: sourceDrill})
+	if err != nil {
+		return none, err
+	}
+	if r := rep.Results[0]; r.Err != nil && r.State != control.StateNotEnforced {
+		return none, r.Err
+	}
+	d.drills.start(now, frame.ID(d.self), addr)
+	reply := control.DrillReply{Addr: addr, Nodes: d.askDrill(ctx, addr)}
+	sumUp(&reply)
+	d.drills.mu.Lock()
+	d.drills.last.reply = &reply
+	d.drills.mu.Unlock()
+	d.log.Info("drill", "addr", addr, "nodes", len(reply.Nodes), "dropped", reply.Dropped)
+	return reply, nil
+}
+
+// askDrill waits for every node's verdict, this one's too.
+func (d *Daemon) askDrill(ctx context.Context, addr netip.Addr) []control.DrillNode {
+	ctx, cancel := context.WithTimeout(ctx, drillLimit)
+	defer cancel()
+	list, ids := d.otherMembers()
+	told := make(map[frame.ID]toldDrill)
+	for pending, self := ids, true; self || len(pending) > 0; {
+		var later []frame.ID
+		for i, h := range d.ask(ctx, pending, question{Drill: addr.String()}) {
+			id := pending[i]
+			switch {
+			case h.err != nil:
+				later = append(later, id)
+				told[id] = toldDrill{State: control.DrillUnknown, Why: h.silence()}
+			case h.Drill == nil:
+				told[id] = toldDrill{State: control.DrillUnknown, Why: "its version knows no drills"}
+			case h.Drill.State == drillRunning:
+				later = append(later, id)
+				told[id] = toldDrill{State: control.DrillUnknown, Why: "it did not finish in time"}
+			default:
+				told[id] = *h.Drill
+			}
+		}
+		pending = later
+		t, _ := d.drills.state(frame.ID(d.self), addr)
+		if self = t.State == drillRunning; self {
+			told[frame.ID(d.self)] = toldDrill{State: control.DrillUnknown, Why: "it did not finish in time"}
+		} else {
+			told[frame.ID(d.self)] = t
+		}
+		select {
+		case <-ctx.Done():
+			pending, self = nil, false
+		case <-time.After(drillPoll):
+		}
+	}
+	nodes := []control.DrillNode{d.drillNode(frame.ID(d.self), told[frame.ID(d.self)])}
+	for _, m := range list {
+		t, asked := told[m.ID]
+		switch {
+		case m.State == mesh.StateLeft:
+			continue
+		case !asked && !isLiving(m):
+			t = toldDrill{State: control.DrillAway, Why: m.State.String()}
+		case !asked:
+			t = toldDrill{State: control.DrillUnknown, Why: "not certified"}
+		case t.LatencyMS != nil: // its clock may be ahead of the one that the decision was timed by
+			t.LatencyMS = new(max(0, *t.LatencyMS-float64(d.mesh.ClockAhead(m.ID).Microseconds())/1000))
+		}
+		nodes = append(nodes, d.drillNode(m.ID, t))
+	}
+	slices.SortStableFunc(nodes[1:], func(a, b control.DrillNode) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	return nodes
+}
+
+func (d *Daemon) drillNode(id frame.ID, t toldDrill) control.DrillNode {
+	return control.DrillNode{Name: d.names.of(ban.Origin(id)), ID: id.String(), Verdict: t.State, Why: t.Why, LatencyMS: t.LatencyMS}
+}
+
+// sumUp counts the verdicts, and takes percentiles of the times.
+func sumUp(reply *control.DrillReply) {
+	var times []float64
+	for _, n := range reply.Nodes {
+		switch n.Verdict {
+		case control.DrillDropped:
+			reply.Dropped++
+			if n.LatencyMS != nil {
+				times = append(times, *n.LatencyMS)
+			}
+		case control.DrillNotDropped, control.DrillUnknown:
+			reply.Failed++
+		}
+	}
+	if len(times) == 0 {
+		return
+	}
+	slices.Sort(times)
+	at := func(percent int) *float64 { return &times[(len(times)*percent+99)/100-1] } // nearest rank
+	reply.P50MS, reply.P95MS, reply.MaxMS = at(50), at(95), at(100)
+}
+
+// drillStatus returns what status shows of the last drill, or nil.
+func (d *Daemon) drillStatus() *control.DrillStatus {
+	d.drills.mu.Lock()
+	defer d.drills.mu.Unlock()
+	last := d.drills.last
+	if last.at.IsZero() {
+		return nil
+	}
+	s := &control.DrillStatus{
+		At: last.at.UTC().Truncate(time.Millisecond), By: d.names.of(ban.Origin(last.by)), ByID: last.by.String(), Addr: last.addr,
+		Verdict: last.self.State, Why: last.self.Why, LatencyMS: last.self.LatencyMS,
+	}
+	if last.reply != nil {
+		s.Nodes, s.Dropped, s.Failed = len(last.reply.Nodes), last.reply.Dropped, last.reply.Failed
+	}
+	return s
+}
+
+// clean makes what a node says of its drill fit to be shown.
+func (t *toldDrill) clean() {
+	known := []string{
+		drillRunning, control.DrillDropped, control.DrillNotDropped, control.DrillNoFirewall, control.DrillTooSoon, control.DrillNotAllowed, control.DrillUnknown,
+	}
+	if t.Why = cleanText(t.Why); !slices.Contains(known, t.State) {
+		t.State, t.Why = control.DrillUnknown, "its answer is of another version"
+	}
+	if ms := t.LatencyMS; ms != nil {
+		*ms = min(max(0, *ms), float64(drillFor.Milliseconds()))
+	}
+}
