@@ -110,6 +110,11 @@ func TestRealMachines(t *testing.T) {
 		}
 	}
 
+	// In the sandbox of its unit, the agent can send packets to itself.
+	if said := web1.run(t, "drill"); !strings.Contains(said, "2 of 2 nodes dropped") {
+		t.Errorf("drill: %s", said)
+	}
+
 	// The other machine, too, drops a real attacker of the first, without a further command.
 	src := fresh()
 	pairs := m.watch(t, src)
