@@ -274,7 +274,7 @@ func (d *Daemon) askDrill(ctx context.Context, addr netip.Addr) []control.DrillN
 	told := make(map[frame.ID]toldDrill)
 	for pending, self := ids, true; self || len(pending) > 0; {
 		var later []frame.ID
-		for i, h := range d.ask(ctx, pending, question{Drill: addr.String()}) {
+		for i, h := range d.ask(ctx, askLimit, pending, question{Drill: addr.String()}) {
 			id := pending[i]
 			switch {
 			case h.err != nil:

@@ -27,6 +27,8 @@ import (
 const (
 	// askLimit bounds how long a command waits for other nodes: those that have not answered by then are unknown.
 	askLimit = 750 * time.Millisecond
+	// leastAsk is the least time for those who answer, however long the command has waited for another one's answers.
+	leastAsk = 200 * time.Millisecond
 	// membersFresh and statusFresh bound the age of the answers that members and status show.
 	membersFresh, statusFresh = 2 * time.Second, 30 * time.Second
 	// tellFresh is how long this node gives the same answer about itself, however many ask.
@@ -239,9 +241,9 @@ func cleanTexts(list []string, most int) []string {
 	return out
 }
 
-// ask asks members a question.
-func (d *Daemon) ask(ctx context.Context, ids []frame.ID, q question) []heard {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+// ask asks members a question, and waits at most limit for their answers.
+func (d *Daemon) ask(ctx context.Context, limit time.Duration, ids []frame.ID, q question) []heard {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	text, err := json.Marshal(q)
 	if err != nil { // texts always encode
@@ -303,7 +305,7 @@ func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[frame.ID]
 			stale = append(stale, id)
 		}
 	}
-	for i, h := range d.ask(ctx, stale, question{}) {
+	for i, h := range d.ask(ctx, max(askLimit-time.Since(now), leastAsk), stale, question{}) {
 		all[stale[i]] = h
 	}
 	o.of = all
@@ -313,7 +315,7 @@ func (d *Daemon) hearAll(ctx context.Context, fresh time.Duration) map[frame.ID]
 // askWhy returns what each of the other members does about an address.
 func (d *Daemon) askWhy(ctx context.Context, prefix netip.Prefix) []control.NodeAnswer {
 	list, ids := d.otherMembers()
-	heard := d.ask(ctx, ids, question{Addr: prefix.String()})
+	heard := d.ask(ctx, askLimit, ids, question{Addr: prefix.String()})
 	out := make([]control.NodeAnswer, 0, len(list))
 	for _, m := range list {
 		n := control.NodeAnswer{Name: d.names.of(ban.Origin(m.ID)), ID: m.ID.String(), Verdict: control.VerdictUnknown}
@@ -353,22 +355,25 @@ func (a *toldAddr) fail2ban(node string, prefix netip.Prefix) string {
 	return fail2ban.Describe(node, bans)
 }
 
-// askLifted asks other nodes about what an unban lifted. The function it returns waits for the answers and notes in the
+// askLifted asks other nodes about what an unban lifts. The function it returns waits for the answers and notes in the
 // results where a fail2ban still bans it.
-func (d *Daemon) askLifted(ctx context.Context, results []control.Result) func() {
-	if len(results) > maxUnbanAsks {
-		return func() {} // `meshban why` tells about each
+func (d *Daemon) askLifted(ctx context.Context, prefixes []netip.Prefix) func([]control.Result) {
+	if len(prefixes) > maxUnbanAsks {
+		return func([]control.Result) {} // `meshban why` tells about each
 	}
-	notes := make([]string, len(results))
+	notes := make(map[netip.Prefix]*string, len(prefixes))
 	var wait sync.WaitGroup
-	for i := range results {
-		prefix := results[i].Prefix
-		wait.Go(func() { notes[i] = d.othersOnLifted(ctx, prefix.Prefix) })
+	for _, prefix := range prefixes {
+		note := new(string)
+		notes[prefix] = note
+		wait.Go(func() { *note = d.othersOnLifted(ctx, prefix) })
 	}
-	return func() {
+	return func(results []control.Result) {
 		wait.Wait()
-		for i, note := range notes {
-			addNote(&results[i], note)
+		for i := range results {
+			if note := notes[results[i].Prefix.Prefix]; note != nil {
+				addNote(&results[i], *note)
+			}
 		}
 	}
 }
@@ -388,7 +393,7 @@ func addNote(r *control.Result, note string) {
 func (d *Daemon) othersOnLifted(ctx context.Context, prefix netip.Prefix) string {
 	_, ids := d.otherMembers()
 	var notes []string
-	for i, h := range d.ask(ctx, ids, question{Addr: prefix.String()}) {
+	for i, h := range d.ask(ctx, askLimit, ids, question{Addr: prefix.String()}) {
 		name := d.names.of(ban.Origin(ids[i]))
 		switch a := h.Addr; {
 		case h.err != nil && !errors.Is(h.err, mesh.ErrAskedTooOften):

@@ -176,6 +176,7 @@ func formerNote(req control.BanRequest, old ban.Record, until time.Time) string 
 // Unban implements control.Agent.
 func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.UnbanReply, error) {
 	now, banners := time.Now(), make(map[netip.Prefix][]ban.Origin)
+	noteOthers := d.askLifted(ctx, req.Prefixes) // they answer while this node waits for its disk and its kernel
 	lift := d.newLift(now)
 	results, err := d.publishEach(ctx, now, req.Prefixes, func(t *ban.Table, prefix netip.Prefix) ([]ban.Op, error) {
 		op := ban.Op{Kind: ban.KindUnban, Prefix: prefix, Reason: req.Reason, Source: cmp.Or(req.Source, "cli")}
@@ -201,9 +202,8 @@ func (d *Daemon) Unban(ctx context.Context, req control.UnbanRequest) (control.U
 			addNote(&results[i], d.othersNote("others lift only what this node itself has banned: it may not lift the bans of others", banners[r.Prefix.Prefix]))
 		}
 	}
-	noteOthers := d.askLifted(ctx, results)
 	d.confirmFail2ban(ctx, results)
-	noteOthers()
+	noteOthers(results)
 	return control.UnbanReply{Results: results}, err
 }
 
