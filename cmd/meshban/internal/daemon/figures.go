@@ -292,9 +292,10 @@ func commonSources(bans map[sourceState]int) map[sourceState]int {
 		sums[of.source] += n
 	}
 	sources := slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return cmp.Or(sums[b]-sums[a], strings.Compare(a, b)) })
+	sources = sources[:min(len(sources), maxSourceSeries)] // peers may name any number
 	common := map[sourceState]int{}
 	for of, n := range bans {
-		if slices.Index(sources, of.source) >= maxSourceSeries {
+		if !slices.Contains(sources, of.source) {
 			of.source = otherSources
 		}
 		common[of] += n
