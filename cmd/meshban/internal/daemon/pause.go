@@ -27,8 +27,8 @@ const (
 	pauseCheck = time.Minute
 	// whatPause and whatPauseAll are the audit log's words; offSuffix follows at the end of a pause.
 	whatPause, whatPauseAll, offSuffix = "pause", "pause all", " off"
-	// pauseAsks and pauseAskEvery say how often the other nodes are asked whether they have paused.
-	pauseAsks, pauseAskEvery = 4, 250 * time.Millisecond
+	// pauseAskEvery is how often the other nodes are asked whether they have paused, until askLimit is over.
+	pauseAskEvery = 250 * time.Millisecond
 )
 
 // pause is a time in which this node drops nothing. The zero Until means that there is none.
@@ -302,14 +302,9 @@ func (d *Daemon) pauseAll(ctx context.Context, now time.Time, req control.PauseR
 
 // notYet returns the names of the other living nodes that do not say that they are paused, or no longer paused.
 func (d *Daemon) notYet(ctx context.Context, paused bool) (names []string) {
-	for try := range pauseAsks {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return names
-			case <-time.After(pauseAskEvery):
-			}
-		}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	for {
 		names = nil
 		heard := d.hearAll(ctx, 0)
 		list, _ := d.otherMembers()
@@ -319,10 +314,14 @@ func (d *Daemon) notYet(ctx context.Context, paused bool) (names []string) {
 			}
 		}
 		if len(names) == 0 {
-			break
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return names
+		case <-time.After(pauseAskEvery):
 		}
 	}
-	return names
 }
 
 // hearPause handles a frame that says that every node pauses, or drops again. Only the authority's counts, with the
