@@ -34,7 +34,7 @@ type record struct {
 	claims  []claim
 	unsure  bool            // commands raced or failed: the nodes must agree, on either outcome
 	lifters map[string]bool // ids that lifted claims of this prefix
-	weak    map[string]bool // ids whose last command was acknowledged on a full disk: a kill may lose it
+	weak    map[string]bool // ids whose last command was acknowledged without being on disk: a kill may lose it
 	running int             // commands under way
 	latest  time.Time       // the latest end of all bans ever asked for
 }
@@ -73,7 +73,7 @@ type command struct {
 	by         string
 	start, end time.Time
 	acked      bool
-	weak       bool // the disk was full
+	weak       bool // not on disk when it ended: a kill may lose it
 	raced      bool // other nodes ban or unban the same prefixes
 }
 

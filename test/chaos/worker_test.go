@@ -116,6 +116,10 @@ func words(ps []netip.Prefix) (all []string) {
 // kernelLate is what a ban answers on a machine that stands still for a second.
 const kernelLate = "the kernel has not taken it within"
 
+// notOnDisk is what an answer says of a change that a kill may lose: the agent may not have noticed yet that its disk has
+// room again.
+const notOnDisk = "not on disk yet"
+
 // run runs a command about prefixes. It must succeed unless other nodes race with it, the disk is full, the node is
 // revoked meanwhile, or its kernel is late.
 func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
@@ -125,6 +129,7 @@ func (k *worker) run(ps []netip.Prefix, raced bool, args ...string) command {
 	r, err := n.meshban(args...)
 	c.end, c.acked = time.Now(), err == nil && r.Code == exitDone
 	k.say(n, "%s: exit code %d after %v", strings.Join(args, " "), r.Code, c.end.Sub(c.start).Round(time.Millisecond))
+	c.weak = c.weak || strings.Contains(r.Stdout+r.Stderr, notOnDisk)
 	late := strings.Contains(r.Stderr, kernelLate)
 	if late {
 		k.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
+	"github.com/meshban/meshban/cmd/meshban/internal/store"
 	"github.com/meshban/meshban/mesh/pki"
 )
 
@@ -357,7 +358,7 @@ func (d *Daemon) noteUnsaved(ctx context.Context, results []control.Result, few 
 
 // keepLimit bounds how long an answer waits for the disk: a command should take less than a second in all. keepBulkLimit
 // bounds how long the answer to an import does. Kernel and peers do not wait.
-const keepLimit, keepBulkLimit = 750 * time.Millisecond, 30 * time.Second
+const keepLimit, keepBulkLimit = store.Retry + 250*time.Millisecond, 30 * time.Second
 
 // keep waits, at most limit, until what a command published is on disk, so that a kill loses nothing that was
 // answered. It returns why it is not on disk, worded as a note, or "".

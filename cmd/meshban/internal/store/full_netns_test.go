@@ -61,7 +61,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	for s.Sync(t.Context()) != nil { // Run tries once a second
+	for s.Sync(t.Context()) != nil { // Run tries again after Retry
 	}
 	cancel()
 	if err := errors.Join(<-done, s.Close()); err != nil {

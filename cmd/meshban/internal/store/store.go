@@ -29,6 +29,10 @@ import (
 // while commits follow each other within a second, as in an import. A caller of Sync does not wait for either.
 const Gather, GatherMore = 50 * time.Millisecond, 250 * time.Millisecond
 
+// Retry is how long after a failed commit the next one follows. A command waits a little longer than that for the disk,
+// so that one that comes after the disk has room again is stored when it is answered.
+const Retry = 500 * time.Millisecond
+
 // MaxQueued bounds the writes that wait for the disk. Beyond it writes are lost and counted in Stats.Dropped; peers
 // give lost frames back after a restart.
 const MaxQueued = 1 << 20
@@ -413,7 +417,7 @@ func (s *Store) Run(ctx context.Context) error {
 		last = time.Now()
 		// A full disk must not stop the node: failed writes stay queued and are shown in Stats.
 		if err := s.Flush(); err != nil {
-			timer.Reset(time.Second)
+			timer.Reset(Retry)
 			select {
 			case <-ctx.Done():
 				return s.Flush()
