@@ -17,15 +17,14 @@ type Caps struct {
 	MaxTTL   time.Duration // of a ban; whole seconds, at most frame.MaxLife
 	UnbanAny bool          // may lift the bans of others
 	Import   bool          // may send imported bans at the rate for those
-	NoDrill  bool          // may not have others send the packets of a drill
+	// NoDrill: others do not take part in its drills. It denies a right, unlike the other fields, so that older
+	// certificates allow drills: a drill only bans an unused address for ten seconds, which any member may do anyway. Older
+	// nodes refuse a certificate in which it is set.
+	NoDrill bool
 }
 
 // DefaultCaps returns the caps of a node unless others are set: every number is left to the receivers.
 func DefaultCaps() Caps { return Caps{UnbanAny: true, Import: true} }
-
-// NoDrill is a denial, unlike the others, so that certificates from before there were drills allow them: a drill bans an
-// address that nobody has for ten seconds, which any member may do anyway. A node from before refuses a certificate with
-// the denial.
 
 // CapsFields is how many numbers encode Caps.
 const CapsFields = 6

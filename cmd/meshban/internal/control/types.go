@@ -63,7 +63,7 @@ type Agent interface {
 	Keys(ctx context.Context) (KeysReply, error)
 	// TestHook sends a test message. CodeNotFound: no such hook; CodeFailed: its receiver did not take it.
 	TestHook(ctx context.Context, req HookRequest) (HookReply, error)
-	// Drill bans an address that nobody has for ten seconds and asks every node whether it drops packets from there.
+	// Drill bans an unused address for ten seconds and asks every node whether it drops packets from that address.
 	// CodePolicy: the last drill was less than a minute ago, or the certificate does not allow any.
 	Drill(ctx context.Context, req DrillRequest) (DrillReply, error)
 	// Caps returns the caps in a node's certificate, or issues a new one. Errors are those of Revoke; also CodeFailed

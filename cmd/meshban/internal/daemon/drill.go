@@ -20,8 +20,8 @@ import (
 	"github.com/meshban/meshban/mesh/frame"
 )
 
-// A drill bans an address that nobody has, for a moment, and has every node send itself packets from it. The node where it
-// begins asks the others, again and again, until each has said what became of its packets.
+// A drill bans an unused address for a few seconds, and every node sends itself packets from it. The node that begins the
+// drill asks the others until each has reported what became of its packets.
 
 const (
 	// sourceDrill is the source of a drill's ban, which lasts for drillFor.
@@ -250,11 +250,12 @@ func (d *Daemon) Drill(ctx context.Context, _ control.DrillRequest) (control.Dri
 	}
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	rep, err := d.Ban(ctx, control.BanRequest{Addrs: control.Prefixes{prefix}, For: control.Duration(drillFor), Reason: "drill", Source: sourceDrill})
-	if err != nil {
-		return none, err
+	if err == nil && rep.Results[0].Err != nil && rep.Results[0].State != control.StateNotEnforced {
+		err = rep.Results[0].Err
 	}
-	if r := rep.Results[0]; r.Err != nil && r.State != control.StateNotEnforced {
-		return none, r.Err
+	if err != nil {
+		slot.CancelAt(now) // there was no drill
+		return none, err
 	}
 	d.drills.start(now, frame.ID(d.self), addr)
 	reply := control.DrillReply{Addr: addr, Nodes: d.askDrill(ctx, addr)}

@@ -42,7 +42,7 @@ func verdictOf(t *testing.T, rep control.DrillReply, name string) control.DrillN
 	return rep.Nodes[i]
 }
 
-// Every node sends packets from an address that nobody has, and the node where the drill began sums up.
+// Every node sends itself packets from an unused address, and the node that began the drill sums up the results.
 func TestDrill(t *testing.T) {
 	t.Parallel()
 	a := first(t, "a")
