@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -68,7 +66,7 @@ func (m *machine) glob(patterns ...string) []string {
 	for _, p := range patterns {
 		found, err := filepath.Glob(m.root + p)
 		if err != nil {
-			continue // a pattern of ours is good
+			continue // cannot happen: these patterns are valid
 		}
 		for _, f := range found {
 			all = append(all, strings.TrimPrefix(f, m.root))
@@ -197,7 +195,7 @@ var flushers = []string{"nftables", "ufw", "firewalld"}
 func (m *machine) repairs(ctx context.Context) finding {
 	n := m.status.Firewall.Repairs
 	if n == 0 {
-		return ok("nobody has removed a rule or set of ours")
+		return ok("no rule or set of meshban's was removed")
 	}
 	var active []string
 	for _, unit := range flushers {
@@ -243,7 +241,7 @@ func (m *machine) privileges(context.Context) finding {
 		if hex, is := strings.CutPrefix(line, "CapBnd:"); is {
 			caps, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
 			if err == nil && caps&(1<<capNetAdmin) == 0 {
-				return bad("docker run --cap-add NET_ADMIN --cap-add NET_RAW IMAGE # run the container so", "this container lacks CAP_NET_ADMIN")
+				return bad("docker run --cap-add NET_ADMIN --cap-add NET_RAW IMAGE # start the container like this", "this container lacks CAP_NET_ADMIN")
 			}
 		}
 	}
@@ -260,7 +258,7 @@ func (m *machine) privileges(context.Context) finding {
 // sets reports sets that are almost full.
 func (m *machine) sets(ctx context.Context) finding {
 	if n := m.status.Firewall.NotEnforced; n > 0 {
-		return bad("meshban list", "%d bans are not enforced, for lack of room or of an exception", n)
+		return bad("meshban list", "%d bans are not enforced: no room in the kernel, or an exception could not be placed", n)
 	}
 	if m.status.Firewall.Backend != "ipset" || m.euid != 0 {
 		return ok("all bans are in the kernel")
@@ -314,7 +312,7 @@ func (m *machine) lineFile(context.Context) finding {
 		return skip("%v", err)
 	}
 	if info.Mode().Perm()&0o002 != 0 {
-		return bad("chmod o-w "+l.File, "every user may write %s, and so ban anybody", l.File)
+		return bad("chmod o-w "+l.File, "any user can write to %s, and so ban any address", l.File)
 	}
 	noHost := l.IgnoredBy["no HOST"]
 	if _, err := os.Lstat(m.root + "/dev/log"); err != nil && (noHost > 0 || !m.setUp) {
@@ -359,7 +357,7 @@ func (m *machine) kernelDrops(context.Context) finding {
 	}
 	for _, p := range procs {
 		if strings.HasPrefix(m.read(strings.TrimPrefix(p, m.root)), "rootlesskit") {
-			return warn(bouncer, "rootless docker or podman runs here: its containers may see another address than the kernel drops")
+			return warn(bouncer, "rootless docker or podman runs here: its containers may see other client addresses than the kernel does")
 		}
 	}
 	return ok("no proxy and no rootless container engine is in front")
@@ -398,9 +396,8 @@ func (m *machine) resources(context.Context) finding {
 			return warn("df -h "+m.dir, "the disk of %s has %d MiB free", m.dir, free>>20)
 		}
 	}
-	lines := bufio.NewScanner(bytes.NewReader([]byte(m.read("/proc/meminfo"))))
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
+	for line := range strings.Lines(m.read("/proc/meminfo")) {
+		words := strings.Fields(line)
 		if len(words) < 2 || words[0] != "MemAvailable:" {
 			continue
 		}
@@ -415,19 +412,19 @@ func (m *machine) resources(context.Context) finding {
 			return warn("sysctl -w fs.file-max=1000000", "%d of at most %d file descriptors are in use", used, most)
 		}
 	}
-	return ok("there is room on disk and in memory, and for open files")
+	return ok("disk space, memory and file descriptors are sufficient")
 }
 
 // savedRules reports saved rules that name sets or tables of ours.
 func (m *machine) savedRules(context.Context) finding {
 	for _, path := range []string{"/etc/nftables.conf", "/etc/sysconfig/nftables.conf"} {
 		if text := m.read(path); strings.Contains(text, "MESHBAN") || strings.Contains(text, "table inet meshban") {
-			return bad("systemctl stop meshban; meshban teardown; (echo flush ruleset; nft list ruleset) >"+path+"; systemctl start meshban", "%s holds our rules, and loads bans that have ended, or nothing at all, at boot", path)
+			return bad("systemctl stop meshban; meshban teardown; (echo flush ruleset; nft list ruleset) >"+path+"; systemctl start meshban", "%s contains meshban's rules: at boot it restores bans that have ended, or fails to load", path)
 		}
 	}
 	for _, path := range []string{"/etc/iptables/rules.v4", "/etc/iptables/rules.v6", "/etc/sysconfig/iptables", "/etc/sysconfig/ip6tables"} {
 		if strings.Contains(m.read(path), "--match-set meshban") && len(m.glob("/etc/systemd/system/meshban-sets.service")) == 0 {
-			return bad("meshban setup systemd && systemctl daemon-reload", "%s names our sets, and does not load at boot before they exist", path)
+			return bad("meshban setup systemd && systemctl daemon-reload", "%s refers to meshban's sets, and cannot load at boot until they exist", path)
 		}
 	}
 	return ok("no saved rules depend on ours")
