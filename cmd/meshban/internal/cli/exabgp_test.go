@@ -20,6 +20,8 @@ const limitExaBGP = time.Minute
 
 // talk is a stderr that a test reads meanwhile.
 type talk struct {
+	wrote chan struct{} // holds one token: there is more. Write sends, tells receives
+
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
@@ -27,6 +29,10 @@ type talk struct {
 func (b *talk) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	select {
+	case b.wrote <- struct{}{}:
+	default:
+	}
 	return b.buf.Write(p)
 }
 
@@ -52,6 +58,7 @@ func startExaBGPWatch(t *testing.T, args ...string) *exabgpWatch {
 	stdout, out := io.Pipe()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	w := &exabgpWatch{dir: t.TempDir(), lines: make(chan string, 100), answers: answers, end: cancel, code: make(chan int, 1)}
+	w.talk.wrote = make(chan struct{}, 1)
 	go func() {
 		defer out.Close()
 		w.code <- newCommand(fakeActions(), stdin, out, &w.talk).run(ctx, append([]string{"--dir", w.dir, "watch", "--format", "exabgp"}, args...))
@@ -87,11 +94,12 @@ func (w *exabgpWatch) says(t *testing.T, verb, prefix string) {
 // tells waits for a text on stderr.
 func (w *exabgpWatch) tells(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(limitExaBGP); !strings.Contains(w.talk.String(), text); {
-		if time.Now().After(end) {
+	for end := time.After(limitExaBGP); !strings.Contains(w.talk.String(), text); {
+		select {
+		case <-w.talk.wrote:
+		case <-end:
 			t.Fatalf("waited in vain for %q:\n%s", text, w.talk.String())
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
