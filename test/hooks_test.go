@@ -85,7 +85,7 @@ hooks:
 	}
 	eventually(t, startLimit, func() error {
 		if len(left()) == 0 {
-			return fmt.Errorf("nobody has told that %s is gone", c.Name)
+			return fmt.Errorf("no hook has reported that %s left", c.Name)
 		}
 		return nil
 	})

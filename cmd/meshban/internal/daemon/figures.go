@@ -86,12 +86,12 @@ func banFigures() []figure {
 		one("kernel_entries", "Entries that the kernel holds.", func(s *scrape) float64 { return float64(s.kernel.Enforced) }),
 		one("kernel_entries_missing", "Entries that the kernel should hold but does not.", func(s *scrape) float64 { return float64(s.kernel.NotEnforced) }),
 		one("kernel_repairs_total", "Times that something of ours was missing in the kernel and was restored.", func(s *scrape) float64 { return float64(s.kernel.Repairs) }),
-		{"dropped_packets_total", "Packets of banned addresses that the kernel has dropped, by family; begins anew with the rules.", []string{"family"}, func(s *scrape, put put) {
+		{"dropped_packets_total", "Packets of banned addresses that the kernel has dropped, by family; restarts from 0 when the rules are replaced.", []string{"family"}, func(s *scrape, put put) {
 			for family, n := range s.dropped {
 				put(float64(n.Packets), family)
 			}
 		}},
-		{"dropped_bytes_total", "Bytes of these packets.", []string{"family"}, func(s *scrape, put put) {
+		{"dropped_bytes_total", "Bytes of those packets.", []string{"family"}, func(s *scrape, put put) {
 			for family, n := range s.dropped {
 				put(float64(n.Bytes), family)
 			}

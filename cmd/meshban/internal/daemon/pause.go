@@ -324,14 +324,14 @@ func (d *Daemon) notYet(ctx context.Context, paused bool) (names []string) {
 	}
 }
 
-// hearPause handles a frame that says that every node pauses, or drops again. Only the authority's counts, with the
-// highest number; it ends at the time that it names, within control.MaxPauseAll of when it was signed and of when it came
-// here. So nobody else can make one, and one that is sent again does nothing.
+// hearPause handles a frame that pauses every node, or ends that. Only the authority's frame with the highest number
+// counts, so nobody else can pause the mesh and a replay has no effect. A pause ends at its stated time, at most
+// control.MaxPauseAll after it was signed and after it arrived.
 func (d *Daemon) hearPause(arrived time.Time, f frame.Frame) (newer bool) {
 	until, reason, _ := pausedBy(f.Payload)
 	if f.Origin != d.mesh.AuthorityID() || until.Sub(f.Issued) > control.MaxPauseAll || len(reason) > control.MaxReason {
 		d.metrics.refuse(errPause)
-		d.log.Warn("a pause of every node that the mesh's authority has not signed, or that is too long, counts for nothing", "origin", d.names.of(ban.Origin(f.Origin)))
+		d.log.Warn("ignored a pause of every node: the mesh's authority did not sign it, or it is too long", "origin", d.names.of(ban.Origin(f.Origin)))
 		return false
 	}
 	if most := arrived.Add(control.MaxPauseAll); until.After(most) {
@@ -349,7 +349,7 @@ func (d *Daemon) hearPause(arrived time.Time, f frame.Frame) (newer bool) {
 	return newer
 }
 
-// hearPauseOfAuthority handles a frame that says that every node pauses, or drops again, from another node or the store.
+// hearPauseOfAuthority is hearPause for a frame from another node or from the store.
 func (d *Daemon) hearPauseOfAuthority(now, arrived time.Time, f frame.Frame) {
 	if !d.hearPause(arrived, f) || d.fw == nil { // a stored one is in the audit log already
 		return
@@ -363,5 +363,5 @@ func (d *Daemon) hearPauseOfAuthority(now, arrived time.Time, f frame.Frame) {
 	d.audit.Add(e)
 }
 
-// errPause counts a pause that nobody may say among the refused ops.
+// errPause is the rule under which a refused pause is counted.
 var errPause = &ban.PolicyError{Rule: "pause"}
