@@ -156,19 +156,24 @@ func (d *Daemon) decode(now, arrived time.Time, f frame.Frame) []ban.Record {
 	}
 	ops, err := ban.DecodeOps(f.Payload)
 	if err != nil {
-		d.metrics.refuse(err)
-		loud := false
-		d.state.View(func(*ban.Table) {
-			if loud = now.Sub(d.alarm.unread) >= alarmEvery; loud {
-				d.alarm.unread = now
-			}
-		})
-		if loud {
-			d.log.Warn("frames hold no ops that this version understands", "origin", d.names.of(ban.Origin(f.Origin)), "err", err)
-		}
+		d.ignore(now, f, err)
 		return nil
 	}
 	return recordsOf(arrived, f, ops)
+}
+
+// ignore counts a frame that this node makes nothing of, and logs one such frame per alarmEvery.
+func (d *Daemon) ignore(now time.Time, f frame.Frame, err error) {
+	d.metrics.refuse(err)
+	loud := false
+	d.state.View(func(*ban.Table) {
+		if loud = now.Sub(d.alarm.ignored) >= alarmEvery; loud {
+			d.alarm.ignored = now
+		}
+	})
+	if loud {
+		d.log.Warn("ignored frames of a node", "origin", d.names.of(ban.Origin(f.Origin)), "err", err)
+	}
 }
 
 // judgeLocked returns those of a frame's records that judge admits, in the same array. Refused ops are counted and

@@ -22,7 +22,7 @@ const alarmEvery = time.Minute
 type alarm struct {
 	logged, warned time.Time
 	told           time.Time  // when a peer's report was last logged
-	unread         time.Time  // when undecodable frames were last logged
+	ignored        time.Time  // when ignored frames were last logged
 	origin         ban.Origin // of the last ban that was held
 	by             ban.Hold
 	full           uint64         // bans refused because too many wait

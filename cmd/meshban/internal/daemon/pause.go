@@ -287,7 +287,7 @@ func (d *Daemon) pauseAll(ctx context.Context, now time.Time, req control.PauseR
 	if err != nil {
 		return rep, stopping(err)
 	}
-	d.hearPause(now, f)
+	d.hearPause(now, now, f)
 	d.remember(now, f)
 	if e.What = whatPauseAll; req.Off {
 		e.What += offSuffix
@@ -327,11 +327,10 @@ func (d *Daemon) notYet(ctx context.Context, paused bool) (names []string) {
 // hearPause handles a frame that pauses every node, or ends that. Only the authority's frame with the highest number
 // counts, so nobody else can pause the mesh and a replay has no effect. A pause ends at its stated time, at most
 // control.MaxPauseAll after it was signed and after it arrived.
-func (d *Daemon) hearPause(arrived time.Time, f frame.Frame) (newer bool) {
+func (d *Daemon) hearPause(now, arrived time.Time, f frame.Frame) (newer bool) {
 	until, reason, _ := pausedBy(f.Payload)
 	if f.Origin != d.mesh.AuthorityID() || until.Sub(f.Issued) > control.MaxPauseAll || len(reason) > control.MaxReason {
-		d.metrics.refuse(errPause)
-		d.log.Warn("ignored a pause of every node: the mesh's authority did not sign it, or it is too long", "origin", d.names.of(ban.Origin(f.Origin)))
+		d.ignore(now, f, errPause)
 		return false
 	}
 	if most := arrived.Add(control.MaxPauseAll); until.After(most) {
@@ -351,7 +350,7 @@ func (d *Daemon) hearPause(arrived time.Time, f frame.Frame) (newer bool) {
 
 // hearPauseOfAuthority is hearPause for a frame from another node or from the store.
 func (d *Daemon) hearPauseOfAuthority(now, arrived time.Time, f frame.Frame) {
-	if !d.hearPause(arrived, f) || d.fw == nil { // a stored one is in the audit log already
+	if !d.hearPause(now, arrived, f) || d.fw == nil { // a stored one is in the audit log already
 		return
 	}
 	e := d.by(ban.Origin(f.Origin), now, control.ViaMesh)
@@ -363,5 +362,5 @@ func (d *Daemon) hearPauseOfAuthority(now, arrived time.Time, f frame.Frame) {
 	d.audit.Add(e)
 }
 
-// errPause is the rule under which a refused pause is counted.
-var errPause = &ban.PolicyError{Rule: "pause"}
+// errPause is why a pause of every node does not count.
+var errPause = &ban.PolicyError{Rule: "pause", Detail: "the mesh's authority did not sign this pause of every node, or it is too long"}
