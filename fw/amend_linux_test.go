@@ -220,6 +220,15 @@ func TestExceptionsAreSentByTheirDifference(t *testing.T) {
 		if anew || !slices.Equal(rules, want) {
 			t.Errorf("a change sent %q; anew: %v", rules, anew)
 		}
+		// 2,767 deletions of 32,768 rules kept iptables-nft busy for more than a minute.
+		for _, gone := range []int{maxRuleDeletes, maxRuleDeletes + 1} {
+			if err := b.SetExceptions(t.Context(), Exceptions{Allow: all.Allow[gone:]}, &Exceptions{Allow: all.Allow}); err != nil {
+				t.Fatal(err)
+			}
+			if rules, anew := b.lines(t); anew != (gone > maxRuleDeletes) {
+				t.Errorf("where %d rules go, it sent %d lines; anew: %v", gone, len(rules), anew)
+			}
+		}
 	})
 }
 
