@@ -69,6 +69,7 @@ type Stats struct {
 	Rotations   uint64            // times that another file appeared at the path
 	Truncations uint64            // times that the file's text was replaced in place
 
+	Network   string    // the kind of network file system that the file is on, such as "nfs"; "" = none, or unknown
 	Problem   error     // why the file cannot be followed; nil = it is followed
 	ProblemAt time.Time // when Problem began
 }
@@ -184,6 +185,9 @@ func (f *Follower) setProblem(err error) {
 	problem := text(err)
 	f.mu.Lock()
 	before := text(f.stats.Problem)
+	if f.current != nil {
+		f.stats.Network = f.current.mount
+	}
 	if problem != before {
 		f.stats.Problem, f.stats.ProblemAt = err, f.now
 		if err == nil {

@@ -17,6 +17,7 @@ type reader struct {
 	name   string
 	file   *os.File
 	id     fileID
+	mount  string // the network file system that it is on; "" = none
 	offset int64
 	skip   bool   // offset is inside a line that is too long
 	before []byte // at most fingerprintWindow bytes before offset
@@ -32,7 +33,7 @@ func openReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &reader{name: path, file: file, id: id, before: make([]byte, 0, fingerprintWindow)}, nil
+	return &reader{name: path, file: file, id: id, mount: networkMount(file), before: make([]byte, 0, fingerprintWindow)}, nil
 }
 
 func (r *reader) close() { r.file.Close() } // a file that was only read has no error to report

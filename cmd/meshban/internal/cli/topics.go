@@ -31,7 +31,7 @@ type topic struct {
 }
 
 // topicNames are the topics in the order of the help.
-var topicNames = []string{"trust", "caps", "security", "fail2ban", "lines", "crowdsec", "api", "proxies", "routers", "bgp", "hooks", "metrics", "config", "figures", "troubleshoot"}
+var topicNames = []string{"trust", "caps", "security", "fail2ban", "lines", "migrate", "crowdsec", "api", "proxies", "routers", "bgp", "hooks", "metrics", "config", "figures", "troubleshoot"}
 
 // topicNamed reads a topic: the first line of its file is the short text.
 func topicNamed(name string) (topic, bool) {

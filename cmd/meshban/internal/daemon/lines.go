@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -70,6 +71,25 @@ func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 	}
 }
 
+const (
+	// ownFileRemedy is what to do about a line file that two nodes share.
+	ownFileRemedy = "two nodes that read one file take each other's lines for their own: give each its own, `meshban help migrate` tells how"
+	// formerLines is how long after a start the lines of an earlier run may still be read.
+	formerLines = time.Minute
+)
+
+// writer returns the other node that a line names as its origin, or "". This node's own lines, which name others, are not read,
+// except for those that an earlier run wrote before it ended.
+func (d *Daemon) writer(now time.Time, line logsrc.Line) string {
+	if line.Origin == "" || line.Origin == d.hostName || line.Origin == d.names.plain(d.self) || now.Sub(d.started) < formerLines {
+		return ""
+	}
+	if line.Emitted || d.names.taken(line.Origin) {
+		return line.Origin
+	}
+	return ""
+}
+
 // sightings returns the bans that the lines ask for, except echoes of the mesh, duplicates, bans that would shorten an
 // existing one, and bans that policy refuses.
 func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
@@ -81,6 +101,10 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 	var ops []ban.Op
 	d.state.View(func(t *ban.Table) {
 		for _, line := range batch {
+			if other := d.writer(now, line); other != "" {
+				what := fmt.Sprintf("%s has lines that %s wrote, or that another node wrote about it", d.cfg.Lines.File, other)
+				d.problems.set("shared line file", what, ownFileRemedy)
+			}
 			if d.echoLocked(now, t, line) {
 				d.lines.echoes.Add(1)
 				continue

@@ -145,6 +145,13 @@ func (n *names) findLocked(id ban.Origin) (name string, unique bool) {
 	return e.Name, nodes == 1 && isHostName(e.Name) && !looksLikeID(e.Name)
 }
 
+// taken reports whether a node has this name.
+func (n *names) taken(name string) bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.used[name].all > 0
+}
+
 // isHostName reports whether a name has only characters of host names, so that it cannot imitate other text.
 func isHostName(name string) bool {
 	for i := range len(name) {

@@ -370,6 +370,9 @@ func (d *Daemon) localStatus() control.Status {
 		what, remedy := d.lineFileProblem("is not read", file.Problem)
 		problem("line file", what, remedy)
 	}
+	if file.Network != "" {
+		problem("line file", fmt.Sprintf("%s is on a network file system (%s)", d.config().Lines.File, file.Network), ownFileRemedy)
+	}
 	if err := d.store.Stats().LastError; err != nil {
 		problem("store", fmt.Sprintf("%s cannot be written: %s; a restart of the agent before that works loses what has changed since", d.home.Store(), cause(err)),
 			fileRemedy(d.home.Store(), err))
