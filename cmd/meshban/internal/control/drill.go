@@ -10,6 +10,7 @@ import (
 const (
 	DrillDropped    = "dropped"
 	DrillNotDropped = "not dropped"
+	DrillPaused     = "paused"      // and so drops nothing
 	DrillNoFirewall = "no firewall" // its backend is none
 	DrillTooSoon    = "too soon"    // it took part in another one less than a minute before
 	DrillNotAllowed = "not allowed" // by the certificate of the node where it began
@@ -27,7 +28,7 @@ type DrillReply struct {
 	Addr    netip.Addr  `json:"addr"`    // that was banned
 	Nodes   []DrillNode `json:"nodes"`   // the first is this one
 	Dropped int         `json:"dropped"` // nodes
-	Failed  int         `json:"failed"`  // nodes whose verdict is DrillNotDropped or DrillUnknown
+	Failed  int         `json:"failed"`  // nodes whose verdict is DrillNotDropped, DrillPaused or DrillUnknown
 	// Percentiles of LatencyMS, of the nodes that dropped; null if there are none.
 	P50MS *float64 `json:"p50_ms"`
 	P95MS *float64 `json:"p95_ms"`

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -24,9 +25,10 @@ import (
 // drill asks the others until each has reported what became of its packets.
 
 const (
-	// sourceDrill is the source of a drill's ban, which lasts for drillFor.
-	sourceDrill = "drill"
-	drillFor    = 10 * time.Second
+	// sourceDrill is the source of a drill's ban, which lasts for drillFor. valueDrill is the name of the last drill in the
+	// store.
+	sourceDrill, valueDrill = "drill", "drill"
+	drillFor                = 10 * time.Second
 	// drillEvery is the least time between two drills in which a node takes part, whoever begins them.
 	drillEvery = time.Minute
 	// drillWait bounds how long a node waits for the ban, drillLimit how long the node where it began waits for the others;
@@ -65,13 +67,43 @@ type drills struct {
 	took map[netip.Addr]time.Duration // from a drill's decision to this kernel
 }
 
-// drill is one drill, as this node takes part in it.
+// drill is one drill, as this node takes part in it, and as it is stored.
 type drill struct {
-	at    time.Time // zero: there was none
-	by    frame.ID
-	addr  netip.Addr
-	self  toldDrill
-	reply *control.DrillReply // of all nodes, if it began here and has ended
+	At   time.Time  `json:"at"` // zero: there was none
+	By   frame.ID   `json:"by"`
+	Addr netip.Addr `json:"addr"`
+	Self toldDrill  `json:"self"`
+	// Of all nodes, if it began here and has ended.
+	Nodes   int `json:"nodes,omitempty"`
+	Dropped int `json:"dropped,omitempty"`
+	Failed  int `json:"failed,omitempty"`
+}
+
+// loadDrill recalls the last drill of an earlier run.
+func (d *Daemon) loadDrill() {
+	saved := d.store.Value(valueDrill)
+	if saved == nil {
+		return
+	}
+	var last drill
+	if err := json.Unmarshal(saved, &last); err != nil {
+		d.log.Warn("could not read the stored drill: it is forgotten", "err", err)
+		return
+	}
+	if last.Self.State == drillRunning {
+		last.Self = toldDrill{State: control.DrillUnknown, Why: "it did not finish in time"}
+	}
+	d.drills.last = last
+}
+
+// endDrill changes the last drill, here and on disk.
+func (d *Daemon) endDrill(change func(*drill)) {
+	d.drills.mu.Lock()
+	defer d.drills.mu.Unlock()
+	change(&d.drills.last)
+	if value, err := json.Marshal(d.drills.last); err == nil { // it always encodes
+		d.store.Set(valueDrill, value)
+	}
 }
 
 func newDrills() *drills {
@@ -90,11 +122,11 @@ func (s *drills) kernelTook(c ban.Change, at time.Time) {
 	s.took[c.Prefix.Addr()] = max(0, at.Sub(c.Issued))
 }
 
-// state returns what this node has to say about a drill.
-func (s *drills) state(by frame.ID, addr netip.Addr) (t toldDrill, ok bool) {
+// state returns what this node has to say about a drill under way or just over: an older one may have had the same address.
+func (s *drills) state(now time.Time, by frame.ID, addr netip.Addr) (t toldDrill, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.self, s.last.by == by && s.last.addr == addr
+	return s.last.Self, s.last.By == by && s.last.Addr == addr && now.Sub(s.last.At) < drillEvery
 }
 
 // start begins a drill on this node.
@@ -106,8 +138,8 @@ func (s *drills) start(now time.Time, by frame.ID, addr netip.Addr) toldDrill {
 	default:
 		return toldDrill{State: control.DrillTooSoon}
 	}
-	s.last = drill{at: now, by: by, addr: addr, self: toldDrill{State: drillRunning}}
-	return s.last.self
+	s.last = drill{At: now, By: by, Addr: addr, Self: toldDrill{State: drillRunning}}
+	return s.last.Self
 }
 
 // tellDrill returns what to tell a member about a drill of its own, and begins it when it is first asked.
@@ -116,7 +148,7 @@ func (d *Daemon) tellDrill(now time.Time, from frame.ID, text string) *toldDrill
 	if err != nil || !drillNet.Contains(addr) {
 		return &toldDrill{State: control.DrillNotAllowed, Why: "only addresses of " + drillNet.String() + " are for drills"}
 	}
-	if t, ok := d.drills.state(from, addr); ok {
+	if t, ok := d.drills.state(now, from, addr); ok {
 		return &t
 	}
 	t := toldDrill{State: control.DrillTooSoon}
@@ -142,9 +174,10 @@ func (d *Daemon) serveDrills(ctx context.Context) error {
 			return nil
 		case addr := <-d.drills.begin:
 			t := d.takePart(ctx, addr)
-			d.drills.mu.Lock()
-			d.drills.last.self = t
-			d.drills.mu.Unlock()
+			if ctx.Err() != nil {
+				return nil // cut off: no verdict
+			}
+			d.endDrill(func(last *drill) { last.Self = t })
 		}
 	}
 }
@@ -155,7 +188,7 @@ func (d *Daemon) takePart(ctx context.Context, addr netip.Addr) (t toldDrill) {
 		return toldDrill{State: control.DrillNoFirewall}
 	}
 	if text := d.pauseText(); text != "" {
-		return toldDrill{State: control.DrillNotDropped, Why: cleanText(text)}
+		return toldDrill{State: control.DrillPaused, Why: cleanText(text)}
 	}
 	prefix := netip.PrefixFrom(addr, addr.BitLen())
 	if !d.awaitHeld(ctx, prefix) {
@@ -260,9 +293,11 @@ func (d *Daemon) Drill(ctx context.Context, _ control.DrillRequest) (control.Dri
 	d.drills.start(now, frame.ID(d.self), addr)
 	reply := control.DrillReply{Addr: addr, Nodes: d.askDrill(ctx, addr)}
 	sumUp(&reply)
-	d.drills.mu.Lock()
-	d.drills.last.reply = &reply
-	d.drills.mu.Unlock()
+	d.endDrill(func(last *drill) {
+		if last.Addr == addr {
+			last.Nodes, last.Dropped, last.Failed = len(reply.Nodes), reply.Dropped, reply.Failed
+		}
+	})
 	d.log.Info("drill", "addr", addr, "nodes", len(reply.Nodes), "dropped", reply.Dropped)
 	return reply, nil
 }
@@ -291,7 +326,7 @@ func (d *Daemon) askDrill(ctx context.Context, addr netip.Addr) []control.DrillN
 			}
 		}
 		pending = later
-		t, _ := d.drills.state(frame.ID(d.self), addr)
+		t, _ := d.drills.state(time.Now(), frame.ID(d.self), addr)
 		if self = t.State == drillRunning; self {
 			told[frame.ID(d.self)] = toldDrill{State: control.DrillUnknown, Why: "it did not finish in time"}
 		} else {
@@ -336,7 +371,7 @@ func sumUp(reply *control.DrillReply) {
 			if n.LatencyMS != nil {
 				times = append(times, *n.LatencyMS)
 			}
-		case control.DrillNotDropped, control.DrillUnknown:
+		case control.DrillNotDropped, control.DrillPaused, control.DrillUnknown:
 			reply.Failed++
 		}
 	}
@@ -353,23 +388,21 @@ func (d *Daemon) drillStatus() *control.DrillStatus {
 	d.drills.mu.Lock()
 	defer d.drills.mu.Unlock()
 	last := d.drills.last
-	if last.at.IsZero() {
+	if last.At.IsZero() {
 		return nil
 	}
-	s := &control.DrillStatus{
-		At: last.at.UTC().Truncate(time.Millisecond), By: d.names.of(ban.Origin(last.by)), ByID: last.by.String(), Addr: last.addr,
-		Verdict: last.self.State, Why: last.self.Why, LatencyMS: last.self.LatencyMS,
+	return &control.DrillStatus{
+		At: last.At.UTC().Truncate(time.Millisecond), By: d.names.of(ban.Origin(last.By)), ByID: last.By.String(), Addr: last.Addr,
+		Verdict: last.Self.State, Why: last.Self.Why, LatencyMS: last.Self.LatencyMS,
+		Nodes: last.Nodes, Dropped: last.Dropped, Failed: last.Failed,
 	}
-	if last.reply != nil {
-		s.Nodes, s.Dropped, s.Failed = len(last.reply.Nodes), last.reply.Dropped, last.reply.Failed
-	}
-	return s
 }
 
 // clean makes what a node says of its drill fit to be shown.
 func (t *toldDrill) clean() {
 	known := []string{
-		drillRunning, control.DrillDropped, control.DrillNotDropped, control.DrillNoFirewall, control.DrillTooSoon, control.DrillNotAllowed, control.DrillUnknown,
+		drillRunning, control.DrillDropped, control.DrillNotDropped, control.DrillPaused, control.DrillNoFirewall, control.DrillTooSoon,
+		control.DrillNotAllowed, control.DrillUnknown,
 	}
 	if t.Why = cleanText(t.Why); !slices.Contains(known, t.State) {
 		t.State, t.Why = control.DrillUnknown, "its answer is of another version"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,38 @@ func TestDrill(t *testing.T) {
 		got := a.tellDrill(time.Now(), frame.ID(c.self), "192.0.2.202")
 		return got.State == control.DrillNotDropped && strings.Contains(got.Why, "No record")
 	})
+}
+
+// status shows the last drill also after a restart. A node that is paused says so.
+func TestDrillOfAPausedNodeAndAfterARestart(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	a.pause(t, control.PauseRequest{For: control.Duration(time.Hour), Reason: "is it meshban?"})
+	rep, err := a.Drill(t.Context(), control.DrillRequest{})
+	if n := verdictOf(t, rep, "a"); err != nil || rep.Failed != 1 || n.Verdict != control.DrillPaused || !strings.Contains(n.Why, "is it meshban?") {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	before := a.drillStatus()
+	a.stop()
+	a = start(t, a.home, a.cfg)
+	if after := a.drillStatus(); before == nil || before.Failed != 1 || !reflect.DeepEqual(before, after) {
+		t.Errorf("%+v after a restart, before it %+v", after, before)
+	}
+}
+
+// A drill that by chance has the address of an earlier one is not answered with that one's verdict.
+func TestAVerdictIsOfItsOwnDrill(t *testing.T) {
+	s, now, by, addr := newDrills(), time.Now(), frame.ID{1}, netip.MustParseAddr("192.0.2.200")
+	s.start(now, by, addr)
+	s.last.Self.State = control.DrillDropped
+	for _, c := range []struct {
+		after time.Duration
+		want  bool
+	}{{drillLimit, true}, {drillEvery, false}} {
+		if _, ok := s.state(now.Add(c.after), by, addr); ok != c.want {
+			t.Errorf("after %v: %v, want %v", c.after, ok, c.want)
+		}
+	}
 }
 
 // Without a free address there is no drill.

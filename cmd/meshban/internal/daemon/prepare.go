@@ -82,6 +82,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	d.openNames(ban.Origin(frame.IDOf(keys.Secrets.Authority[:])))
 	d.loadPast()
 	d.loadPause(time.Now())
+	d.loadDrill()
 	if err := d.resolved.load(d.store.Value(valueResolved)); err != nil {
 		d.log.Warn("the names in allow have no addresses until they are looked up", "err", err)
 	}
