@@ -17,7 +17,7 @@ import (
 
 // gets and posts are the socket's routes; each post has a valid body.
 var (
-	gets  = []string{"/v1/allowed", "/v1/list", "/v1/why?addr=192.0.2.1", "/v1/members", "/v1/status", "/v1/watch", "/v1/audit", "/v1/held"}
+	gets  = []string{"/v1/allowed", "/v1/list", "/v1/why?addr=192.0.2.1", "/v1/members", "/v1/status", "/v1/reach", "/v1/watch", "/v1/audit", "/v1/held"}
 	posts = map[string]string{
 		"/v1/ban":     `{"addrs":["192.0.2.1"]}`,
 		"/v1/unban":   `{"prefixes":["192.0.2.1"]}`,

@@ -26,6 +26,7 @@ const (
 	pathWhy     = "/v1/why" // ?addr=
 	pathMembers = "/v1/members"
 	pathStatus  = "/v1/status"
+	pathReach   = "/v1/reach"
 	pathWatch   = "/v1/watch"
 	pathInvite  = "/v1/invite"
 	pathInvites = "/v1/invites"
@@ -76,6 +77,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("GET "+pathAllowed, get(agent.Allowed))
 	mux.Handle("GET "+pathMembers, get(agent.Members))
 	mux.Handle("GET "+pathStatus, get(agent.Status))
+	mux.Handle("GET "+pathReach, get(agent.Reach))
 	mux.HandleFunc("GET "+pathWhy, s.why)
 	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.List) })
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })

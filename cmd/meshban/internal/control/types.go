@@ -34,6 +34,7 @@ type Agent interface {
 	Why(ctx context.Context, prefix netip.Prefix) (WhyReply, error)
 	Members(ctx context.Context) ([]Member, error)
 	Status(ctx context.Context) (Status, error)
+	Reach(ctx context.Context) ([]Reach, error)
 	// Watch calls yield for each event, in order, until yield fails or ctx ends; then it returns nil or ctx's error.
 	Watch(ctx context.Context, yield func(Event) error) error
 	Invite(ctx context.Context, req InviteRequest) (InviteReply, error)

@@ -35,7 +35,7 @@ const (
 	tellFresh = time.Second
 	// maxUnbanAsks bounds the addresses of one unban that other nodes are asked about.
 	maxUnbanAsks = 4
-	// One member may ask about addrBurst addresses at once, then about one per addrEvery.
+	// One member may ask about addrBurst addresses at once, or to be asked back, then once per addrEvery.
 	addrBurst, addrEvery = 10, 2 * time.Second
 	// maxToldProblems, maxToldBans and maxToldText bound an answer: its problems, its fail2ban bans, and the bytes of
 	// one text.
@@ -47,6 +47,8 @@ type question struct {
 	Addr string `json:"addr,omitempty"` // an address or CIDR; "" asks for the state of the node alone
 	// Drill is the address of a drill of the one who asks; see drill.go.
 	Drill string `json:"drill,omitempty"`
+	// Back asks the member to ask back, and to say whether it could connect.
+	Back bool `json:"back,omitempty"`
 }
 
 // told is a node's answer; it has at most mesh.MaxAnswer bytes as JSON.
@@ -59,6 +61,7 @@ type told struct {
 	Addr     *toldAddr `json:"addr,omitempty"` // nil: not asked, or asked too often
 
 	Drill *toldDrill `json:"drill,omitempty"` // nil: not asked
+	Back  *bool      `json:"back,omitempty"`  // nil: not asked, or not tried
 }
 
 // toldAddr is what a node does about an address.
@@ -134,6 +137,9 @@ func (d *Daemon) answer(ctx context.Context, from frame.ID, text []byte) ([]byte
 	}
 	if q.Drill != "" {
 		t.Drill = d.tellDrill(now, from, q.Drill)
+	}
+	if q.Back && d.others.takes(now, from) {
+		t.Back = d.askBack(ctx, from)
 	}
 	return t.encode()
 }

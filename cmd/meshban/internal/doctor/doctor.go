@@ -63,6 +63,7 @@ type machine struct {
 	status  *control.Status // nil = no agent answers
 	members []control.Member
 	allowed []control.AllowEntry
+	reach   []control.Reach
 	setUp   bool // `meshban setup fail2ban` has connected fail2ban
 
 	jails    func(context.Context) ([]fail2ban.JailSetup, error)
@@ -133,6 +134,7 @@ func Run(ctx context.Context, o Options) ([]Finding, error) {
 		if m.members, err = o.Client.Members(ctx); err == nil {
 			m.allowed, err = o.Client.Allowed(ctx)
 		}
+		m.reach, _ = o.Client.Reach(ctx) // an older agent cannot tell
 	}
 	if err != nil && (!errors.Is(err, control.ErrNoAgent) || o.Peer != "") {
 		return nil, err

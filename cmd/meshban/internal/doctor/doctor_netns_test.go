@@ -235,6 +235,7 @@ var breaks = []struct {
 		return "ipset destroy meshban-x"
 	}},
 	{"ports", "TCP is refused", Bad, do(func(m *machine) { m.members[1].Addr = "127.0.0.1:1" })},
+	{"ports", "TCP does not come in", Bad, do(func(m *machine) { m.reach = []control.Reach{{ID: m.members[1].ID, TCP: new(false)}} })},
 	{"ports", "TCP is dropped", Bad, func(t *testing.T, m *machine) string {
 		_, port, err := net.SplitHostPort(m.members[1].Addr)
 		if err != nil {

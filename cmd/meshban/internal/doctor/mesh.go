@@ -31,7 +31,13 @@ func (m *machine) ports(ctx context.Context) finding {
 	}
 	wait.Wait()
 	var lost []string
+	heard := 0
 	for i, p := range peers {
+		if at := slices.IndexFunc(m.reach, func(r control.Reach) bool { return r.ID == p.ID }); at >= 0 && m.reach[at].TCP != nil {
+			if heard++; !*m.reach[at].TCP {
+				lost = append(lost, "TCP from "+p.Name+" does not arrive")
+			}
+		}
 		if i < len(errs) && errs[i] != nil {
 			lost = append(lost, "TCP to "+p.Name+" does not arrive ("+lastPart(errs[i])+")")
 		}
@@ -44,9 +50,11 @@ func (m *machine) ports(ctx context.Context) finding {
 		_, port, _ := net.SplitHostPort(m.status.Addr)
 		return bad(m.openPort(ctx, port)+" # on both machines", "%s", strings.Join(lost, "; "))
 	case len(peers) > len(some):
-		return ok("UDP passes both ways for %d peers, and TCP to the first %d", len(peers), len(some))
+		return ok("UDP passes both ways for %d peers, TCP to the first %d, and from %d that have said so", len(peers), len(some), heard)
+	case heard < len(peers):
+		return ok("UDP passes both ways and TCP goes out, for %d peers; TCP comes in from %d, the others do not say", len(peers), heard)
 	}
-	return ok("UDP passes both ways and TCP goes out, for %d peers", len(peers))
+	return ok("UDP and TCP pass both ways, for %d peers", len(peers))
 }
 
 // openPort returns what to type to let a port's packets in, in the words of the firewall that this machine has.

@@ -360,6 +360,11 @@ func (a *Agent) Invite(_ context.Context, req control.InviteRequest) (control.In
 	}, nil
 }
 
+// Reach knows of one member that its connections arrive, and nothing of the other.
+func (a *Agent) Reach(context.Context) ([]control.Reach, error) {
+	return []control.Reach{{Name: "web2", ID: "ffeeddccbbaa99887766554433221100", TCP: new(true)}, {Name: "web3", ID: web3}}, nil
+}
+
 // Invitations returns one token.
 func (a *Agent) Invitations(context.Context) ([]control.Invitation, error) {
 	return []control.Invitation{{ID: "0011aabb", Uses: 20, Used: 3, Expires: control.TimeOf(a.now().Add(time.Hour))}}, nil
