@@ -11,9 +11,12 @@ import (
 // clientHost is the Host header that Client sends.
 const clientHost = "meshban"
 
-// jsonType is the type of every request body. An HTML form cannot send it, and a script of another site needs
-// permission first.
+// jsonType is the type of every request body but the page's. An HTML form cannot send it, and a script of another site
+// needs permission first.
 const jsonType = "application/json"
+
+// formType is the type of a form of the page.
+const formType = "application/x-www-form-urlencoded"
 
 // RuleBrowser is the rule that refuses requests of a web page from another site.
 const RuleBrowser = "cross-site"
@@ -41,9 +44,13 @@ func guardBrowser(next http.Handler) http.Handler {
 			})
 			return
 		}
-		if r.Method == http.MethodPost && !isJSON(r.Header.Values("Content-Type")) {
+		want := jsonType
+		if strings.HasPrefix(r.URL.Path, pathPage) {
+			want = formType
+		}
+		if r.Method == http.MethodPost && !isOf(want, r.Header.Values("Content-Type")) {
 			refuse(w, http.StatusUnsupportedMediaType, &Error{
-				Code: CodeUsage, Message: "the request's Content-Type is not " + jsonType, Hint: "send the header Content-Type: " + jsonType,
+				Code: CodeUsage, Message: "the request's Content-Type is not " + want, Hint: "send the header Content-Type: " + want,
 			})
 			return
 		}
@@ -73,13 +80,13 @@ func localHost(host string) bool {
 	return false
 }
 
-// isJSON reports whether Content-Type has the single value jsonType.
-func isJSON(types []string) bool {
+// isOf reports whether Content-Type has the single value want.
+func isOf(want string, types []string) bool {
 	if len(types) != 1 {
 		return false
 	}
 	media, _, err := mime.ParseMediaType(types[0])
-	return err == nil && media == jsonType
+	return err == nil && media == want
 }
 
 // refuse sends err with its own status.

@@ -44,6 +44,7 @@ const (
 	pathRotate  = "/v1/rotate"
 	pathHook    = "/v1/hook"
 	pathDrill   = "/v1/drill"
+	pathPage    = "/ui/" // and what is below it
 )
 
 // errorReply is the body of a refusal, and the last line of a stream that failed.
@@ -83,6 +84,10 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
 	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.Held) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })
+	if s.cfg.Page != nil {
+		mux.HandleFunc(pathPage, func(w http.ResponseWriter, r *http.Request) { s.page(w, r, server) })
+		mux.Handle("GET /{$}", http.RedirectHandler(pathPage, http.StatusSeeOther))
+	}
 	guarded := guardBrowser(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.running.TryRLock() {
@@ -103,6 +108,21 @@ func (s *Server) change(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// page serves the page. What it reads ends with server.
+func (s *Server) page(w http.ResponseWriter, r *http.Request, server context.Context) {
+	peer, ok := PeerOf(r.Context())
+	ctx := r.Context()
+	if ok && s.cfg.Access.mayChange(peer) {
+		ctx = WithChange(ctx)
+	}
+	if r.Method == http.MethodGet {
+		var done func()
+		ctx, done = stream(ctx, server)
+		defer done()
+	}
+	s.cfg.Page.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // post serves a route whose request has a body.

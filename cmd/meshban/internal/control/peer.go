@@ -51,6 +51,19 @@ func PeerOf(ctx context.Context) (Peer, bool) {
 	return p, ok
 }
 
+type changeKey struct{}
+
+// WithChange returns a context for requests of somebody who may make changes.
+func WithChange(ctx context.Context) context.Context {
+	return context.WithValue(ctx, changeKey{}, true)
+}
+
+// MayChange reports whether whoever made a request of the page may make changes.
+func MayChange(ctx context.Context) bool {
+	may, _ := ctx.Value(changeKey{}).(bool)
+	return may
+}
+
 // Group is a group of this machine. Without a name, it has no members.
 type Group struct {
 	Name string // as passed to LookupGroup

@@ -36,6 +36,9 @@ func Decode[R Request](body []byte) (R, error) {
 	return req, nil
 }
 
+// Check returns what is wrong with a request that did not come as JSON.
+func Check(req Request) error { return req.check() }
+
 // check validates the list with this key.
 func (l Prefixes) check(key string) error {
 	switch {

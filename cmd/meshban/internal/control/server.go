@@ -27,6 +27,7 @@ type ServerConfig struct {
 	Agent  Agent
 	Path   string       // the socket, in an existing folder that only the agent's user can write to
 	Access Access       // who may connect besides root and that user
+	Page   http.Handler // what is below /ui/, with MayChange; nil = not found
 	Logger *slog.Logger // nil = none
 }
 
