@@ -1,0 +1,293 @@
+package ui
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
+)
+
+// overviewView is the first page.
+type overviewView struct {
+	control.Status
+	Chart   chart
+	Sources []bar
+}
+
+func (h *Handler) overview(ctx context.Context, _ *http.Request) (any, error) {
+	s, err := h.agent.Status(ctx)
+	pace := h.agent.Pace()
+	return overviewView{Status: s, Chart: draw(pace), Sources: bars(pace.Sources)}, err
+}
+
+// Dropped returns how many packets the kernel has dropped.
+func (v overviewView) Dropped() uint64 {
+	if v.Firewall.Dropped == nil {
+		return 0
+	}
+	return v.Firewall.Dropped.IPv4.Packets + v.Firewall.Dropped.IPv6.Packets
+}
+
+// meshView is the picture of the mesh.
+type meshView struct {
+	Members []control.Member
+	Picture picture
+	Drill   *control.DrillStatus
+}
+
+func (h *Handler) mesh(ctx context.Context, _ *http.Request) (any, error) {
+	members, err := h.agent.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	members = slices.DeleteFunc(members, func(m control.Member) bool { return m.Revoked != nil })
+	return meshView{Members: members, Picture: arrange(members)}, nil
+}
+
+// bansView is a page of what is banned.
+type bansView struct {
+	Q, State   string
+	States     []string
+	Rows       []control.ListEntry
+	From       int    // number of the first row, from 1
+	Next, Prev string // query of another page; "" = none
+	Total      int    // of all bans; 0 = unknown
+}
+
+// Path returns the address of the page about a row.
+func (bansView) Path(p control.Prefix) string { return Root + whyOf(p) }
+
+// errEnough ends a list when the page is full.
+var errEnough = errors.New("the page is full")
+
+func (h *Handler) bans(ctx context.Context, r *http.Request) (any, error) {
+	v := bansView{Q: cut(strings.TrimSpace(r.FormValue("q")), maxQuery), State: r.FormValue("state"), States: []string{
+		control.StateEnforced, control.StateNotEnforced, control.StatePending, control.StateHeld, control.StateAllowed,
+	}}
+	skip, err := strconv.Atoi(cmp.Or(r.FormValue("skip"), "0"))
+	if err != nil || skip < 0 || skip > maxSkip {
+		return nil, &control.Error{Code: control.CodeUsage, Message: "there is no such page", Hint: "search for less"}
+	}
+	wanted := search(v.Q, v.State)
+	seen, more := 0, false
+	err = h.agent.List(ctx, func(e control.ListEntry) error {
+		if !wanted(e) {
+			return nil
+		}
+		if seen++; seen <= skip {
+			return nil
+		}
+		if len(v.Rows) == pageRows {
+			more = true
+			return errEnough
+		}
+		e.Origins, e.OriginIDs = slices.Clone(e.Origins), slices.Clone(e.OriginIDs)
+		v.Rows = append(v.Rows, e)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	v.From = skip + 1
+	if more && skip+pageRows <= maxSkip {
+		v.Next = v.query(skip + pageRows)
+	}
+	if skip > 0 {
+		v.Prev = v.query(max(skip-pageRows, 0))
+	}
+	return v, nil
+}
+
+// query returns the query of the page that begins after skip rows.
+func (v bansView) query(skip int) string {
+	return url.Values{"q": {v.Q}, "state": {v.State}, "skip": {strconv.Itoa(skip)}}.Encode()
+}
+
+// To is the number of the last row.
+func (v bansView) To() int { return v.From + len(v.Rows) - 1 }
+
+// search returns what a search finds: an address or a prefix finds what overlaps it, other words what has them in reason,
+// source or origin.
+func search(q, state string) func(control.ListEntry) bool {
+	near, err := config.ParsePrefix(q)
+	if err != nil {
+		near = netip.Prefix{}
+	}
+	words := strings.ToLower(q)
+	return func(e control.ListEntry) bool {
+		switch {
+		case state != "" && e.State != state:
+			return false
+		case near.IsValid():
+			return near.Overlaps(e.Prefix.Prefix)
+		}
+		return words == "" || has(e.Reason, words) || has(e.Source, words) || strings.HasPrefix(e.Prefix.String(), words) ||
+			slices.ContainsFunc(e.Origins, func(name string) bool { return has(name, words) })
+	}
+}
+
+// has reports whether s contains words, which are in lower case.
+func has(s, words string) bool { return strings.Contains(strings.ToLower(s), words) }
+
+// whyView is the page about an address.
+type whyView struct {
+	control.WhyReply
+	Banned bool
+	Time   []control.Finding // newest first
+}
+
+func (h *Handler) why(ctx context.Context, r *http.Request) (any, error) {
+	p, err := config.ParsePrefix(strings.TrimSpace(r.FormValue("addr")))
+	if err != nil {
+		return nil, usage(err)
+	}
+	reply, err := h.agent.Why(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	v := whyView{WhyReply: reply, Time: reply.Findings[:min(len(reply.Findings), control.MaxFindings)]}
+	v.Banned = reply.Verdict == control.VerdictDropped || reply.Verdict == control.VerdictPorts || reply.Verdict == control.VerdictWithheld
+	slices.SortStableFunc(v.Time, func(a, b control.Finding) int { return b.Issued.Compare(a.Issued.Time) })
+	return v, nil
+}
+
+// heldView is what waits for a decision.
+type heldView struct {
+	Rows    []control.HeldEntry
+	Total   int
+	Origins []bar
+}
+
+func (h *Handler) held(ctx context.Context, _ *http.Request) (any, error) {
+	var v heldView
+	by := make(map[string]int)
+	err := h.agent.Held(ctx, func(e control.HeldEntry) error {
+		v.Total++
+		by[e.Origin]++
+		if len(v.Rows) < pageRows {
+			v.Rows = append(v.Rows, e)
+		}
+		return nil
+	})
+	var origins []Count
+	for name, n := range by {
+		origins = append(origins, Count{name, n})
+	}
+	v.Origins = bars(origins)
+	return v, err
+}
+
+// allowView is the never-ban list: what people have added, and what always stands.
+type allowView struct{ Added, Always []control.AllowEntry }
+
+func (h *Handler) allowed(ctx context.Context, _ *http.Request) (any, error) {
+	list, err := h.agent.Allowed(ctx)
+	var v allowView
+	for _, e := range list {
+		if e.Source == sourceMesh {
+			v.Added = append(v.Added, e)
+		} else {
+			v.Always = append(v.Always, e)
+		}
+	}
+	return v, err
+}
+
+func (h *Handler) members(ctx context.Context, _ *http.Request) (any, error) {
+	return h.agent.Members(ctx)
+}
+
+// keysView is what programs use, and what is told to others.
+type keysView struct {
+	control.KeysReply
+	Hooks []Hook
+}
+
+func (h *Handler) keys(ctx context.Context, _ *http.Request) (any, error) {
+	keys, err := h.agent.Keys(ctx)
+	return keysView{keys, h.agent.Hooks()}, err
+}
+
+// drillView is the last drill, and what each node made of it if it was begun on this page.
+type drillView struct {
+	Result *control.DrillReply
+	Last   *control.DrillStatus
+}
+
+func (h *Handler) drill(ctx context.Context, _ *http.Request) (any, error) {
+	s, err := h.agent.Status(ctx)
+	return drillView{Last: s.Drill}, err
+}
+
+// auditView is who changed what, newest first.
+type auditView struct {
+	Q, Since string
+	Spans    []string
+	Rows     []auditRow
+	More     bool
+}
+
+// auditRow is an entry with its first prefixes.
+type auditRow struct {
+	control.AuditEntry
+	First []control.Prefix
+	More  int // how many follow
+}
+
+// maxAudit is how many entries of the audit log a page shows.
+const maxAudit = 200
+
+func (h *Handler) audit(ctx context.Context, r *http.Request) (any, error) {
+	v := auditView{Q: cut(strings.TrimSpace(r.FormValue("q")), maxQuery), Since: cmp.Or(r.FormValue("since"), "1d"), Spans: []string{"1h", "1d", "7d", "30d"}}
+	back, err := config.ParseDuration(v.Since)
+	if err != nil {
+		return nil, usage(err)
+	}
+	near, err := config.ParsePrefix(v.Q)
+	if err != nil {
+		near = netip.Prefix{}
+	}
+	words := strings.ToLower(v.Q)
+	err = h.agent.Audit(ctx, h.now().Add(-back), func(e control.AuditEntry) error {
+		found := has(e.What, words) || has(e.Reason, words) || has(e.User, words) || has(e.Node, words) || has(e.Source, words)
+		if near.IsValid() {
+			found = slices.ContainsFunc(e.Prefixes, near.Overlaps)
+		}
+		if !found {
+			return nil
+		}
+		if v.Rows = append(v.Rows, rowOf(e)); len(v.Rows) >= 2*maxAudit { // the newest come last
+			v.Rows, v.More = slices.Delete(v.Rows, 0, maxAudit), true
+		}
+		return nil
+	})
+	if len(v.Rows) > maxAudit {
+		v.Rows, v.More = v.Rows[len(v.Rows)-maxAudit:], true
+	}
+	slices.Reverse(v.Rows)
+	return v, err
+}
+
+// shownPrefixes is how many prefixes of one audit entry are shown.
+const shownPrefixes = 5
+
+// rowOf returns a row that keeps little of an entry about many addresses.
+func rowOf(e control.AuditEntry) auditRow {
+	row := auditRow{AuditEntry: e}
+	for _, p := range e.Prefixes[:min(len(e.Prefixes), shownPrefixes)] {
+		row.First = append(row.First, control.PrefixOf(p))
+	}
+	row.More, row.Prefixes = len(e.Prefixes)-len(row.First), nil
+	return row
+}
+
+// Path returns the address of the page about a prefix.
+func (auditView) Path(p control.Prefix) string { return Root + whyOf(p) }
