@@ -226,6 +226,7 @@ func (d *Daemon) changedLocked(now time.Time, c ban.Change) {
 // announce reports changes to metrics, the line file, fail2ban, watchers and hooks. It only queues.
 func (d *Daemon) announce(changes []ban.Change, began, at time.Time, err error) {
 	d.api.changed(changes)
+	d.paces.add(at, changes)
 	watched, none := d.hub.busy(), d.fw.Status().Backend == fw.NameNone
 	for _, c := range changes {
 		why := d.notEnforced(c, err)

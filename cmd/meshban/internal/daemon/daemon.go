@@ -118,6 +118,7 @@ type firewall struct {
 // outlets report what this node does.
 type outlets struct {
 	hub          *hub
+	paces        paces
 	hooks        *hook.Hooks
 	metrics      *metrics
 	problems     *problems
@@ -206,7 +207,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	audited := make(chan error, 1)
 	go func() { audited <- d.audit.Run(storeCtx) }()
 
-	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Logger: d.log})
+	server, err := d.openSocket()
 	if err == nil {
 		tasks, ctx := errgroup.WithContext(ctx)
 		var running sync.Map // names of tasks

@@ -58,8 +58,7 @@ type bansView struct {
 	States     []string
 	Rows       []control.ListEntry
 	From       int    // number of the first row, from 1
-	Next, Prev string // query of another page; "" = none
-	Total      int    // of all bans; 0 = unknown
+	Next, Prev string // path of another page; "" = none
 }
 
 // Path returns the address of the page about a row.
@@ -98,17 +97,17 @@ func (h *Handler) bans(ctx context.Context, r *http.Request) (any, error) {
 	}
 	v.From = skip + 1
 	if more && skip+pageRows <= maxSkip {
-		v.Next = v.query(skip + pageRows)
+		v.Next = v.page(skip + pageRows)
 	}
 	if skip > 0 {
-		v.Prev = v.query(max(skip-pageRows, 0))
+		v.Prev = v.page(max(skip-pageRows, 0))
 	}
 	return v, nil
 }
 
-// query returns the query of the page that begins after skip rows.
-func (v bansView) query(skip int) string {
-	return url.Values{"q": {v.Q}, "state": {v.State}, "skip": {strconv.Itoa(skip)}}.Encode()
+// page returns the path of the page that begins after skip rows.
+func (v bansView) page(skip int) string {
+	return Root + "bans?" + url.Values{"q": {v.Q}, "state": {v.State}, "skip": {strconv.Itoa(skip)}}.Encode()
 }
 
 // To is the number of the last row.

@@ -1,0 +1,66 @@
+package daemon
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/ui"
+)
+
+// The counts turn with the clock, and forget what is more than a day ago.
+func TestPaceForgetsAfterADay(t *testing.T) {
+	start := time.Date(2026, 11, 27, 13, 50, 30, 0, time.UTC)
+	fresh := func(source string) ban.Change {
+		return ban.Change{Event: ban.EventBan, Enforce: true, Source: source}
+	}
+	var p paces
+	p.add(start, []ban.Change{fresh("line:sshd"), fresh("cli"), {Event: ban.EventRefresh, Enforce: true}, {Event: ban.EventBan}})
+	p.add(start.Add(-time.Hour), []ban.Change{fresh("cli")}) // a clock that was set back
+	total := func(at time.Time) (n, inSources int) {
+		pace := p.read(at)
+		if len(pace.Minutes) != ui.PaceMinutes {
+			t.Fatalf("%d minutes", len(pace.Minutes))
+		}
+		for _, m := range pace.Minutes {
+			n += m
+		}
+		for _, s := range pace.Sources {
+			inSources += s.N
+		}
+		return n, inSources
+	}
+	for _, c := range []struct {
+		after       time.Duration
+		n, inSource int
+	}{{0, 3, 3}, {time.Hour, 3, 3}, {24*time.Hour - time.Minute, 3, 0}, {24 * time.Hour, 0, 0}, {100 * time.Hour, 0, 0}} {
+		n, inSource := total(start.Add(c.after))
+		if n != c.n {
+			t.Errorf("%v later: %d bans, want %d", c.after, n, c.n)
+		}
+		if c.after != 24*time.Hour-time.Minute && inSource != c.inSource { // sources go by the hour
+			t.Errorf("%v later: %d in sources, want %d", c.after, inSource, c.inSource)
+		}
+	}
+}
+
+// Peers choose the sources: they must not fill the memory.
+func TestPaceBoundsSources(t *testing.T) {
+	var p paces
+	now := time.Now()
+	for i := range 10 * pacedSources {
+		p.add(now, []ban.Change{{Event: ban.EventBan, Enforce: true, Source: fmt.Sprint("line:", i)}})
+	}
+	got := p.read(now).Sources
+	if len(got) != pacedSources+1 {
+		t.Errorf("%d sources are told apart, want %d and the others", len(got), pacedSources)
+	}
+	n := 0
+	for _, s := range got {
+		n += s.N
+	}
+	if n != 10*pacedSources {
+		t.Errorf("%d bans in sources, want %d", n, 10*pacedSources)
+	}
+}
