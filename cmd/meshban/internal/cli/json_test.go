@@ -14,9 +14,10 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control/controltest"
 )
 
-// withJSON has command lines for each verb whose stdout must be JSON; agent logs on stderr, and watch ends with its agent.
+// withJSON has command lines for each verb whose stdout must be JSON; agent logs on stderr, watch ends with its agent,
+// and dashboard with an interrupt.
 var withJSON = map[string][]string{
-	"agent": nil, "watch": nil,
+	"agent": nil, "watch": nil, "dashboard": nil,
 	"init": {"init"}, "invite": {"invite"}, "join": {"join TOKEN", "join --request", "join --certificate FILE"},
 	"revoke": {"revoke web3", "revoke web3 --dry-run"}, "forget": {"forget web3"},
 	"rotate": {"rotate mesh-key", "rotate node-key TOKEN"}, "ca": {"ca sign FILE", "ca caps web3", "ca export FILE2", "ca import FILE"},

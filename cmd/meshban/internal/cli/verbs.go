@@ -136,6 +136,11 @@ func (c *command) lookVerbs() []*verb {
 			toggle("dry-run", "show what it would let through, and change nothing"),
 			yesFlag(), objectFlag(),
 		}},
+		{name: "dashboard", short: "open the page that shows this node and its mesh", action: c.dashboard, flags: []cli.Flag{
+			text("port", "`N` the port on 127.0.0.1 where the browser finds it (default: any free one)"),
+			toggle("no-browser", "only print the address"),
+			objectFlag(),
+		}},
 		{name: "watch", short: "follow events as they happen", action: c.watch, flags: append([]cli.Flag{linesFlag()}, exabgpFlags()...)},
 		{name: "audit", args: "[ADDR]", short: "show who changed what, when and why", action: c.audit, flags: []cli.Flag{
 			text("since", "`WHEN` only what came since: a time (2026-11-22T11:02:11Z) or how long ago (2h, 3d)"),

@@ -56,6 +56,15 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
+// Dial connects to the socket, for requests that Client does not make. Its errors are those of a request.
+func (c *Client) Dial(ctx context.Context) (net.Conn, error) {
+	conn, err := dial(ctx, c.path)
+	if err != nil {
+		return nil, c.unreached(ctx, err)
+	}
+	return conn, nil
+}
+
 // Ban bans at most MaxAddrs addresses; a caller with more calls it several times.
 func (c *Client) Ban(ctx context.Context, req BanRequest) (BanReply, error) {
 	return call[BanReply](ctx, c, pathBan, req)

@@ -62,9 +62,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == Root && token != "" && same(token, p.token) && (known || !p.used.Swap(true)):
 		http.SetCookie(w, &http.Cookie{Name: p.cookie, Value: p.session, Path: Root, HttpOnly: true, SameSite: http.SameSiteStrictMode})
-		w.Header().Set("Referrer-Policy", "no-referrer")
+		// A redirect would still count as a request of whoever had the address opened, without the cookie.
+		w.Header().Set("Refresh", "0; url="+Root)
 		w.Header().Set("Cache-Control", "no-store")
-		http.Redirect(w, r, Root, http.StatusSeeOther)
+		answer(w, http.StatusOK, "text/html", `<!doctype html><title>meshban</title><p><a href="`+Root+`">Open the page</a>`)
 	case !known:
 		plain(w, http.StatusForbidden, again)
 	case !strings.HasPrefix(r.URL.Path, Root):
@@ -77,10 +78,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
 // plain answers in a line of text.
-func plain(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+func plain(w http.ResponseWriter, status int, text string) { answer(w, status, "text/plain", text) }
+
+func answer(w http.ResponseWriter, status int, media, text string) {
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Content-Type", media+"; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text+"\n")
 }
