@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,35 @@ func (d *Daemon) openSocket() (*control.Server, error) {
 
 // Pace implements ui.Agent.
 func (d *Daemon) Pace() ui.Pace { return d.paces.read(time.Now()) }
+
+// Find implements ui.Agent. Most entries do not fit, so it looks before it converts.
+func (d *Daemon) Find(ctx context.Context, s ui.Search, yield func(control.ListEntry) error) error {
+	known := make(map[ban.Origin]string) // names are looked up under a lock
+	var names []string
+	var failed error
+	d.state.Entries(func(e ban.Entry) bool {
+		if failed = ctx.Err(); failed != nil {
+			return false
+		}
+		names = names[:0]
+		for _, id := range e.Origins {
+			name, ok := known[id]
+			if !ok {
+				name = d.names.of(id)
+				known[id] = name
+			}
+			names = append(names, name)
+		}
+		if !s.Fits(e.Prefix, e.Reason, e.Source, names) {
+			return true
+		}
+		if out := d.listed(e); s.State == "" || s.State == out.State {
+			failed = yield(out)
+		}
+		return failed == nil
+	})
+	return failed
+}
 
 // Hooks implements ui.Agent.
 func (d *Daemon) Hooks() []ui.Hook {

@@ -26,26 +26,30 @@ var _ control.Agent = (*Daemon)(nil)
 func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) error {
 	var failed error
 	d.state.Entries(func(e ban.Entry) bool {
-		origins, ids := make([]string, len(e.Origins)), make([]string, len(e.Origins))
-		for i, id := range e.Origins {
-			origins[i], ids[i] = d.names.of(id), id.String()
-		}
-		state, why := e.State.String(), ""
-		if e.State == ban.StateEnforced {
-			if why = d.notTaken(e.Prefix, e.Ports); why != "" {
-				state = control.StateNotEnforced
-			}
-		}
-		failed = yield(control.ListEntry{
-			Prefix: control.PrefixOf(e.Prefix), Ports: e.Ports.String(), Until: control.TimeOf(e.Until), Origins: origins, OriginIDs: ids,
-			Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why, LeavesOut: d.leftOut(e),
-		})
-		if failed == nil {
+		if failed = yield(d.listed(e)); failed == nil {
 			failed = ctx.Err()
 		}
 		return failed == nil
 	})
 	return failed
+}
+
+// listed returns an entry as lists show it.
+func (d *Daemon) listed(e ban.Entry) control.ListEntry {
+	origins, ids := make([]string, len(e.Origins)), make([]string, len(e.Origins))
+	for i, id := range e.Origins {
+		origins[i], ids[i] = d.names.of(id), id.String()
+	}
+	state, why := e.State.String(), ""
+	if e.State == ban.StateEnforced {
+		if why = d.notTaken(e.Prefix, e.Ports); why != "" {
+			state = control.StateNotEnforced
+		}
+	}
+	return control.ListEntry{
+		Prefix: control.PrefixOf(e.Prefix), Ports: e.Ports.String(), Until: control.TimeOf(e.Until), Origins: origins, OriginIDs: ids,
+		Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why, LeavesOut: d.leftOut(e),
+	}
 }
 
 // leftOut returns this machine's own networks that the kernel leaves out of an entry.

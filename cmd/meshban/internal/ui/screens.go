@@ -75,12 +75,8 @@ func (h *Handler) bans(ctx context.Context, r *http.Request) (any, error) {
 	if err != nil || skip < 0 || skip > maxSkip {
 		return nil, &control.Error{Code: control.CodeUsage, Message: "there is no such page", Hint: "search for less"}
 	}
-	wanted := search(v.Q, v.State)
 	seen, more := 0, false
-	err = h.agent.List(ctx, func(e control.ListEntry) error {
-		if !wanted(e) {
-			return nil
-		}
+	err = h.agent.Find(ctx, newSearch(v.Q, v.State), func(e control.ListEntry) error {
 		if seen++; seen <= skip {
 			return nil
 		}
@@ -112,29 +108,6 @@ func (v bansView) page(skip int) string {
 
 // To is the number of the last row.
 func (v bansView) To() int { return v.From + len(v.Rows) - 1 }
-
-// search returns what a search finds: an address or a prefix finds what overlaps it, other words what has them in reason,
-// source or origin.
-func search(q, state string) func(control.ListEntry) bool {
-	near, err := config.ParsePrefix(q)
-	if err != nil {
-		near = netip.Prefix{}
-	}
-	words := strings.ToLower(q)
-	return func(e control.ListEntry) bool {
-		switch {
-		case state != "" && e.State != state:
-			return false
-		case near.IsValid():
-			return near.Overlaps(e.Prefix.Prefix)
-		}
-		return words == "" || has(e.Reason, words) || has(e.Source, words) || strings.HasPrefix(e.Prefix.String(), words) ||
-			slices.ContainsFunc(e.Origins, func(name string) bool { return has(name, words) })
-	}
-}
-
-// has reports whether s contains words, which are in lower case.
-func has(s, words string) bool { return strings.Contains(strings.ToLower(s), words) }
 
 // whyView is the page about an address.
 type whyView struct {

@@ -36,6 +36,9 @@ type Agent interface {
 	control.Agent
 	// NodeName returns this node's name.
 	NodeName() string
+	// Find calls yield for each banned entry that a search finds, and stops with its error. As List, it holds no lock
+	// during yield.
+	Find(ctx context.Context, s Search, yield func(control.ListEntry) error) error
 	// Pace returns the bans of the last day.
 	Pace() Pace
 	// Hooks returns the hooks of the configuration.

@@ -29,6 +29,15 @@ func (node) Pace() ui.Pace {
 	return p
 }
 
+func (n node) Find(ctx context.Context, s ui.Search, yield func(control.ListEntry) error) error {
+	return n.List(ctx, func(e control.ListEntry) error {
+		if !s.Fits(e.Prefix.Prefix, e.Reason, e.Source, e.Origins) || s.State != "" && s.State != e.State {
+			return nil
+		}
+		return yield(e)
+	})
+}
+
 func (node) Hooks() []ui.Hook { return []ui.Hook{{Name: "ops", On: []string{"ban"}, By: "a webhook"}} }
 
 // evil is what a peer may say.
@@ -325,6 +334,26 @@ func TestBansArePaged(t *testing.T) {
 	}
 	if seen != 120 {
 		t.Errorf("the pages have %d bans", seen)
+	}
+}
+
+func TestSearch(t *testing.T) {
+	v := visitor{t: t, page: newPage(t, controltest.New(
+		control.ListEntry{Prefix: control.PrefixOf(netip.MustParsePrefix("192.0.2.0/24")), Reason: "Port Scan", Source: "line:sshd", Origins: []string{"web2"}, State: control.StateEnforced},
+		control.ListEntry{Prefix: control.PrefixOf(netip.MustParsePrefix("198.51.100.9/32")), Reason: "spam", Source: "cli", Origins: []string{"mail1"}, State: control.StatePending},
+	))}
+	for _, c := range []struct{ query, want string }{
+		{"q=192.0.2.77", "192.0.2.0/24"}, {"q=192.0.0.0/16", "192.0.2.0/24"}, {"q=port+scan", "192.0.2.0/24"}, {"q=SSHD", "192.0.2.0/24"},
+		{"q=web2", "192.0.2.0/24"}, {"q=198.51", "198.51.100.9"}, {"state=pending", "198.51.100.9"}, {"q=mail&state=pending", "198.51.100.9"},
+		{"q=mail&state=enforced", ""}, {"q=2001:db8::1", ""}, {"q=nothing", ""},
+	} {
+		var got []string
+		for _, m := range regexp.MustCompile(`<a class="mono" href="[^"]*">([^<]*)<`).FindAllStringSubmatch(v.get("/ui/bans?"+c.query).Body.String(), -1) {
+			got = append(got, m[1])
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s finds %v, want %q", c.query, got, c.want)
+		}
 	}
 }
 
