@@ -117,14 +117,16 @@ func draw(p Pace) chart {
 	return c
 }
 
-// The size of the picture of the mesh.
+// Sizes in the picture of the mesh.
 const (
-	pictureWidth, pictureHeight = 760, 460
-	firstRing                   = 150 // radius
-	ringStep                    = 62
-	perRing                     = 14 // nodes on the first ring; each further one has more
-	maxDrawn                    = 120
-	labelled                    = 30 // up to so many nodes have their names in the picture
+	firstRing = 150 // radius, upwards
+	ringStep  = 62
+	stretch   = 1.6 // of the radius, sideways
+	margin    = 60
+	perRing   = 14 // nodes on the first ring; each further one has more
+	maxDrawn  = 120
+	labelled  = 30 // up to so many nodes have their names in the picture
+	measured  = 14 // up to so many have their round-trip times
 )
 
 // picture is the mesh: this node in the middle, the others around it.
@@ -138,48 +140,68 @@ type picture struct {
 // dot is a node.
 type dot struct {
 	control.Member
-	X, Y   int
-	X0, Y0 int // the middle
-	LabelY int
-	Label  string // "" = none
-	State  string // in words
-	Tone   string
+	X, Y       int
+	X0, Y0     int // the middle
+	MidX, MidY int // of the line between them
+	LabelY     int
+	Label      string // "" = none
+	Trip       string // round-trip time; "" = not shown
+	State      string // in words
+	Tone       string
 }
 
 // arrange places the members.
 func arrange(members []control.Member) (p picture) {
-	p = picture{Width: pictureWidth, Height: pictureHeight}
-	others := slices.DeleteFunc(slices.Clone(members), func(m control.Member) bool { return m.Self })
+	var others, self []control.Member
+	for _, m := range members {
+		if m.Self {
+			self = append(self, m)
+		} else {
+			others = append(others, m)
+		}
+	}
 	p.Left = max(len(others)-maxDrawn, 0)
-	drawn := others[:len(others)-p.Left]
+	drawn := rings(others[:len(others)-p.Left])
+	radius := firstRing + ringStep*max(len(drawn)-1, 0)
+	p.Height = 2 * (radius + margin)
+	p.Width = int(2*stretch*float64(radius)) + 2*margin
 	well := 0
-	place := func(m control.Member, x, y float64) {
-		d := dot{Member: m, X: int(math.Round(x)), Y: int(math.Round(y)), X0: pictureWidth / 2, Y0: pictureHeight / 2}
-		d.State, d.Tone = stateOf(m)
-		if d.Tone == "good" {
+	place := func(m control.Member, dx, dy float64) {
+		d := dot{Member: m, X0: p.Width / 2, Y0: p.Height / 2}
+		d.X, d.Y = d.X0+int(math.Round(dx)), d.Y0+int(math.Round(dy))
+		d.MidX, d.MidY, d.LabelY = (d.X+d.X0)/2, (d.Y+d.Y0)/2, d.Y+26
+		if d.State, d.Tone = stateOf(m); d.Tone == "good" {
 			well++
 		}
-		if d.LabelY = d.Y + 26; len(members) <= labelled {
+		if len(members) <= labelled {
 			d.Label = cutName(m.Name)
+		}
+		if m.RTTms != nil && len(members) <= measured {
+			d.Trip = milliseconds(m.RTTms)
 		}
 		p.Nodes = append(p.Nodes, d)
 	}
-	for ring, rest := 0, drawn; len(rest) > 0; ring++ {
-		n := min(len(rest), perRing+perRing*ring/2)
-		for i, m := range rest[:n] {
-			angle := 2*math.Pi*(float64(i)+float64(ring)/2)/float64(n) - math.Pi/2
-			radius := float64(firstRing + ringStep*ring)
-			place(m, pictureWidth/2+1.6*radius*math.Cos(angle), pictureHeight/2+radius*math.Sin(angle))
-		}
-		rest = rest[n:]
-	}
-	for _, m := range members {
-		if m.Self {
-			place(m, pictureWidth/2, pictureHeight/2)
+	for r, ring := range drawn {
+		for i, m := range ring {
+			angle := 2*math.Pi*(float64(i)+float64(r)/2)/float64(len(ring)) - math.Pi/2
+			radius := float64(firstRing + ringStep*r)
+			place(m, stretch*radius*math.Cos(angle), radius*math.Sin(angle))
 		}
 	}
-	p.Text = fmt.Sprintf("%d of %s are alive and in sync", well, plural(len(drawn)+1, "node", "nodes"))
+	for _, m := range self {
+		place(m, 0, 0)
+	}
+	p.Text = fmt.Sprintf("%d of %s are alive and in sync", well, plural(len(p.Nodes), "node", "nodes"))
 	return p
+}
+
+// rings cuts the members into what lies on each ring.
+func rings(members []control.Member) (out [][]control.Member) {
+	for len(members) > 0 {
+		n := min(len(members), perRing+perRing*len(out)/2)
+		out, members = append(out, members[:n]), members[n:]
+	}
+	return out
 }
 
 // stateOf returns the state of a member in words, and its class.
