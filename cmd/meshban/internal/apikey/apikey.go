@@ -41,10 +41,13 @@ const (
 	Ban   = "ban"
 	Unban = "unban"
 	Allow = "allow"
+	// Look shows the page, with all that it shows; Operate also lets its forms change things.
+	Look    = "look"
+	Operate = "operate"
 )
 
 // Rights returns all rights.
-func Rights() []string { return []string{Read, Ban, Unban, Allow} }
+func Rights() []string { return []string{Read, Ban, Unban, Allow, Look, Operate} }
 
 // Errors that callers tell apart.
 var (
@@ -103,6 +106,8 @@ func (k Key) Check() error {
 		return fmt.Errorf("rate %d is out of bounds: write 1 to %d", k.Rate, MaxRate)
 	case k.Family != 0 && k.Family != 4 && k.Family != 6:
 		return fmt.Errorf("family %d is not known: write 4 or 6", k.Family)
+	case k.Can(Look) && (k.Family != 0 || len(k.Sources) > 0):
+		return fmt.Errorf("the page shows everything: leave out sources and family, or %s", Look)
 	case len(k.Sources) > MaxSources:
 		return fmt.Errorf("%d sources: write at most %d", len(k.Sources), MaxSources)
 	}

@@ -72,7 +72,10 @@ func TestCheck(t *testing.T) {
 		key  Key
 		ok   bool
 	}{
-		{"ok: all", Key{Name: "a.B-1_", May: Rights(), Rate: 1, Sources: []string{"line:*", "cli", "*"}, Family: 6}, true},
+		{"ok: all rights", Key{Name: "a.B-1_", May: Rights(), Rate: 1}, true},
+		{"ok: sources and family", Key{Name: "a", May: []string{Read, Ban, Unban, Allow}, Sources: []string{"line:*", "cli", "*"}, Family: 6}, true},
+		{"bad: looks at some sources", Key{Name: "a", May: []string{Read, Look}, Sources: []string{"cli"}}, false},
+		{"bad: looks at one family", Key{Name: "a", May: []string{Look, Operate}, Family: 4}, false},
 		{"bad: no name", Key{May: []string{Read}}, false},
 		{"bad: slash", Key{Name: "a/b", May: []string{Read}}, false},
 		{"bad: flag", Key{Name: "-a", May: []string{Read}}, false},

@@ -170,7 +170,7 @@ func (c *command) otherVerbs() []*verb {
 			toggle("json", "the same as --format json"),
 		}},
 		{name: "key", args: "add NAME | list | delete NAME", short: "decide who may use the api listener", action: c.key, flags: []cli.Flag{
-			text("may", "`RIGHTS` of a key to add: one or more of read,ban,unban,allow (default: read)"),
+			text("may", "`RIGHTS` of a key to add: one or more of read,ban,unban,allow,look,operate (default: read)"),
 			text("rate", fmt.Sprintf("`N` addresses a minute that it may ban, unban or allow, 1 to %d (default: %d)", apikey.MaxRate, apikey.DefaultRate)),
 			text("sources", "`LIST` it reads only bans from these: cli, line:sshd, line:* (default: all)"),
 			text("family", "`F` it reads only IPv4 or only IPv6: 4 or 6 (default: both)"),

@@ -45,7 +45,7 @@ func (d *Daemon) openAPI() (err error) {
 	}
 	list := sortedExceptions(d.exceptions())
 	a.exceptions.Store(&list)
-	a.Server, err = listener.New(listener.Config{Agent: served{d}, Keys: a.keys, API: d.cfg.API, Feed: feed.Handler(keyed{d}), Known: d.past.known(time.Now()), Logger: d.log})
+	a.Server, err = listener.New(listener.Config{Agent: served{d}, Keys: a.keys, API: d.cfg.API, Feed: feed.Handler(keyed{d}), Page: d.page, Known: d.past.known(time.Now()), Logger: d.log})
 	d.api = a
 	return err
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
 	"github.com/meshban/meshban/cmd/meshban/internal/store"
+	"github.com/meshban/meshban/cmd/meshban/internal/ui"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/pki"
@@ -119,6 +120,7 @@ type firewall struct {
 type outlets struct {
 	hub          *hub
 	paces        paces
+	page         *ui.Handler
 	hooks        *hook.Hooks
 	metrics      *metrics
 	problems     *problems
@@ -179,6 +181,10 @@ func New(ctx context.Context, cfg Config) (*Daemon, error) {
 	if d.host == nil {
 		d.host = hostinfo.Read
 	}
+	var err error
+	if d.page, err = ui.New(d, d.log); err != nil {
+		return nil, err
+	}
 	if err := d.prepare(ctx); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
@@ -207,7 +213,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	audited := make(chan error, 1)
 	go func() { audited <- d.audit.Run(storeCtx) }()
 
-	server, err := d.openSocket()
+	server, err := control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Page: d.page, Logger: d.log})
 	if err == nil {
 		tasks, ctx := errgroup.WithContext(ctx)
 		var running sync.Map // names of tasks

@@ -19,15 +19,6 @@ var _ ui.Agent = (*Daemon)(nil)
 // NodeName implements ui.Agent.
 func (d *Daemon) NodeName() string { return d.names.plain(d.self) }
 
-// openSocket prepares the control socket and the page on it.
-func (d *Daemon) openSocket() (*control.Server, error) {
-	page, err := ui.New(d, d.log)
-	if err != nil {
-		return nil, err
-	}
-	return control.NewServer(control.ServerConfig{Agent: d, Path: d.home.Socket(), Access: d.access, Page: page, Logger: d.log})
-}
-
 // Pace implements ui.Agent.
 func (d *Daemon) Pace() ui.Pace { return d.paces.read(time.Now()) }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
+	"github.com/meshban/meshban/cmd/meshban/internal/ui"
 )
 
 // keyed is a route for clients with a key.
@@ -32,7 +33,12 @@ func (s *Server) may(right string, next keyed) http.Handler {
 		case !ok:
 			s.Stats.Forbidden.Add(1)
 			s.guard.wait(r, addr)
-			refuse(w, http.StatusForbidden, "access forbidden")
+			status := http.StatusForbidden
+			if strings.HasPrefix(r.URL.Path, ui.Root) { // a browser asks its user for the key
+				w.Header().Set("WWW-Authenticate", `Basic realm="meshban, with a key as the password", charset="UTF-8"`)
+				status = http.StatusUnauthorized
+			}
+			refuse(w, status, "access forbidden")
 		case !room:
 			refuse(w, http.StatusTooManyRequests, fmt.Sprintf("the key %s has %d connections already: make another with `meshban key add NAME`", k.Name, maxKeyConns))
 		case !k.Can(right):

@@ -20,6 +20,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/apikey"
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/ui"
 )
 
 // Agent is what the listener needs of the daemon. Methods are called concurrently.
@@ -50,6 +51,7 @@ type Config struct {
 	Keys  *apikey.Ring
 	API   config.API
 	Feed  http.Handler // answers /feed/{format}; nil = not found
+	Page  http.Handler // answers below /ui/; nil = not found
 	// Known are the bans that have ended lately, of an earlier run, oldest first.
 	Known  []Ended
 	Logger *slog.Logger
@@ -223,6 +225,9 @@ func (s *Server) routes(server context.Context) http.Handler {
 		mux.Handle("GET /feed/{format}", s.may(apikey.Read, func(w http.ResponseWriter, r *http.Request, k apikey.Key) {
 			s.cfg.Feed.ServeHTTP(w, r.WithContext(withKey(r.Context(), k)))
 		}))
+	}
+	if s.cfg.Page != nil {
+		mux.Handle(ui.Root, s.may(apikey.Look, func(w http.ResponseWriter, r *http.Request, k apikey.Key) { s.page(server, w, r, k) }))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, notHere)

@@ -110,8 +110,9 @@ func newWorld(t *testing.T, known ...Ended) *world {
 	for _, right := range apikey.Rights() {
 		w.keys[right] = w.key(t, ring, apikey.Key{Name: right, May: []string{right}, Rate: 10})
 	}
+	w.keys["both"] = w.key(t, ring, apikey.Key{Name: "both", May: []string{apikey.Look, apikey.Operate}, Rate: 2})
 	w.Server, err = New(Config{
-		Agent: w.fake, Keys: ring, Known: known, Logger: slog.New(slog.DiscardHandler),
+		Agent: w.fake, Keys: ring, Page: echoPage, Known: known, Logger: slog.New(slog.DiscardHandler),
 		API: config.API{Listen: netip.MustParseAddrPort("127.0.0.1:0"), Hold: time.Minute},
 	})
 	if err != nil {

@@ -6,5 +6,5 @@
 //
 // Whoever forwards the control socket (ssh -L) gives each user of that machine what he may do himself. So requests that
 // did not come through Proxy only read. Proxy is what `meshban dashboard` runs: it admits the browser that opened its
-// one-time address, and marks that browser's requests.
+// one-time address, and marks that browser's requests. The api listener marks those of a browser with a key.
 package ui

@@ -15,9 +15,9 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
-// sessionHeader marks the requests of a browser that Proxy has admitted, by a name that only the proxy knows. A web page
+// SessionHeader marks the requests of a browser that somebody has admitted who knows who it is, such as Proxy. A web page
 // cannot send it.
-const sessionHeader = "Meshban-Page"
+const SessionHeader = "Meshban-Page"
 
 // who is whoever looks at a page.
 type who struct {
@@ -27,10 +27,10 @@ type who struct {
 
 // who returns who makes a request, and why it may only look.
 func (h *Handler) who(r *http.Request) who {
-	session := r.Header.Get(sessionHeader)
+	session := r.Header.Get(SessionHeader)
 	switch {
 	case !control.MayChange(r.Context()):
-		return who{Why: "You may look, but not change anything: you are not in control.write_group."}
+		return who{Why: "You may look, but not change anything."}
 	case session == "":
 		return who{Why: "This page only shows. To change things, open it with: meshban dashboard"}
 	}

@@ -36,7 +36,7 @@ func NewProxy(port string, dial func(ctx context.Context) (net.Conn, error)) *Pr
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", proxyHost
 			r.Out.Host = r.In.Host // the agent checks it, with the Origin
 			r.Out.Header.Del("Cookie")
-			r.Out.Header.Set(sessionHeader, p.session)
+			r.Out.Header.Set(SessionHeader, p.session)
 		},
 		Transport: &http.Transport{
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
