@@ -19,6 +19,7 @@ import (
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/statedir"
+	"github.com/meshban/meshban/cmd/meshban/internal/ui"
 )
 
 const (
@@ -153,7 +154,7 @@ func (n *node) addSome(b *testing.B, addrs []netip.Prefix, stop <-chan struct{})
 // for both ends of the socket together. An iteration takes many seconds, so b.N stays 1.
 func BenchmarkMillion(b *testing.B) {
 	million, cohort := scaled(million), scaled(cohort)
-	addrs := crowd(million+6*addTrials+2*cohort, 1)
+	addrs := crowd(million+7*addTrials+2*cohort, 1)
 	take := func(n int) []netip.Prefix {
 		some := addrs[:n]
 		addrs = addrs[n:]
@@ -223,6 +224,27 @@ func BenchmarkMillion(b *testing.B) {
 		count := n.listAll(b)
 		b.ReportMetric(0, "ns/op")
 		b.ReportMetric(float64(count)/time.Since(begin).Seconds(), "entries/s")
+	})
+	for name, s := range map[string]ui.Search{
+		"find-nothing": {Words: "no such words"}, "find-address": {Near: netip.MustParsePrefix("203.0.113.7/32")}, "find-state": {State: control.StatePending},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if err := n.Find(b.Context(), s, func(control.ListEntry) error { return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/page")
+		})
+	}
+	b.Run("add-during-find", func(b *testing.B) {
+		stop, wait := during(func() {
+			for range 5 {
+				_ = n.Find(b.Context(), ui.Search{Words: "no such words"}, func(control.ListEntry) error { return nil })
+			}
+		})
+		quantiles(b, n.addSome(b, take(addTrials), stop))
+		wait()
 	})
 	b.Run("restart", func(b *testing.B) {
 		n.stop()

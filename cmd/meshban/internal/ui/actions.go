@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -196,7 +197,7 @@ func decision(form url.Values) (req control.DecideRequest, what string, err erro
 	req = control.DecideRequest{Action: form.Get("action"), Origin: form.Get("origin")}
 	what = "everything that is on hold"
 	if req.Origin != "" {
-		what = "everything on hold that " + req.Origin + " has said"
+		what = "everything on hold that " + cmp.Or(form.Get("name"), req.Origin) + " has said"
 	}
 	if form.Get("addr") != "" {
 		p, err := prefixOf(form)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -135,25 +136,27 @@ func (h *Handler) why(ctx context.Context, r *http.Request) (any, error) {
 type heldView struct {
 	Rows    []control.HeldEntry
 	Total   int
-	Origins []bar
+	Origins []heldOrigin // those with the most first
+}
+
+// heldOrigin is a node and how much of what it said is on hold.
+type heldOrigin struct {
+	Name, ID string
+	N        int
 }
 
 func (h *Handler) held(ctx context.Context, _ *http.Request) (any, error) {
 	var v heldView
-	by := make(map[string]int)
+	by := make(map[string]heldOrigin)
 	err := h.agent.Held(ctx, func(e control.HeldEntry) error {
 		v.Total++
-		by[e.Origin]++
+		by[e.ID] = heldOrigin{e.Origin, e.ID, by[e.ID].N + 1}
 		if len(v.Rows) < pageRows {
 			v.Rows = append(v.Rows, e)
 		}
 		return nil
 	})
-	var origins []Count
-	for name, n := range by {
-		origins = append(origins, Count{name, n})
-	}
-	v.Origins = bars(origins)
+	v.Origins = slices.SortedFunc(maps.Values(by), func(a, b heldOrigin) int { return cmp.Or(b.N-a.N, strings.Compare(a.ID, b.ID)) })
 	return v, err
 }
 

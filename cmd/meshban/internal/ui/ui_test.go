@@ -2,6 +2,7 @@ package ui_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -270,6 +271,27 @@ func TestWhatCannotBeUndoneIsAsked(t *testing.T) {
 		if body := v.get(w.Header().Get("Location")).Body.String(); !strings.Contains(body, c.done) {
 			t.Errorf("%s: the page lacks %q: %s", c.action, c.done, body)
 		}
+	}
+}
+
+// Everything that one node has said is decided at once, by its id: names may be alike.
+func TestHeldByOrigin(t *testing.T) {
+	agent := controltest.New()
+	for i := range 60 {
+		agent.Hold(control.HeldEntry{Prefix: control.PrefixOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, byte(i)}), 32)), Origin: fmt.Sprint("id", i%12), ID: fmt.Sprint("id", i%12)})
+	}
+	v := admin(t, newPage(t, agent))
+	body := v.get("/ui/held").Body.String()
+	if n := strings.Count(body, "Release all"); n != 12 || !strings.Contains(body, "50 of 60") {
+		t.Errorf("%d nodes can be decided about, want 12:\n%s", n, body)
+	}
+	form := url.Values{"token": {v.token()}, "origin": {"id7"}, "name": {"web7"}, "action": {"release"}}
+	if body := v.post("decide", form).Body.String(); !strings.Contains(body, "everything on hold that web7 has said?") {
+		t.Errorf("it asks: %s", body)
+	}
+	form.Set("sure", "yes")
+	if body := v.get(v.post("decide", form).Header().Get("Location")).Body.String(); !strings.Contains(body, "5 records released") {
+		t.Errorf("it says: %s", body)
 	}
 }
 
