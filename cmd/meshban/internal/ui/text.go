@@ -27,6 +27,7 @@ func (h *Handler) funcs() template.FuncMap {
 		"yes":    func(b *bool) bool { return b != nil && *b },
 		"short":  func(id string) string { return id[:min(len(id), control.MinNodeID)] },
 		"kind":   kindOf,
+		"prose":  prose,
 	}
 }
 
@@ -114,4 +115,22 @@ func kindOf(problem string) (parts [2]string) {
 		return [2]string{"", problem}
 	}
 	return [2]string{kind, text}
+}
+
+// prose shows what stands between backquotes as code.
+func prose(text string) template.HTML {
+	var out strings.Builder
+	parts := strings.Split(text, "`")
+	for i, part := range parts {
+		part = template.HTMLEscapeString(part)
+		switch {
+		case i%2 == 0:
+		case i == len(parts)-1: // it has no end
+			part = "`" + part
+		default:
+			part = "<code>" + part + "</code>"
+		}
+		out.WriteString(part)
+	}
+	return template.HTML(out.String())
 }

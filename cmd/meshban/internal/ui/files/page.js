@@ -63,8 +63,11 @@ function follow(lists) {
     events.forEach(pulse);
   };
   source.onopen = () => document.body.classList.remove("lost");
-  source.onerror = () => document.body.classList.add("lost"); // it connects again by itself
-  addEventListener("pagehide", () => source.close());
+  source.onerror = () => {
+    document.body.classList.add("lost");
+    // After a failed connection it tries again by itself, after an error of the server it does not.
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(lists), 5000);
+  };
 }
 
 // refresh replaces the parts of the page that have new numbers, unless somebody is in them.

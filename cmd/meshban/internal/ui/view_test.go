@@ -66,3 +66,14 @@ func TestBars(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestProse(t *testing.T) {
+	for text, want := range map[string]string{
+		"run `meshban list` or `x`": "run <code>meshban list</code> or <code>x</code>", "an open ` one": "an open ` one",
+		"<b> `<script>`": "&lt;b&gt; <code>&lt;script&gt;</code>", "": "",
+	} {
+		if got := string(prose(text)); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
