@@ -90,7 +90,7 @@ func (h *Handler) doBan(ctx context.Context, form url.Values) (outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	if o, err = o.result(rep.Results, fmt.Sprintf("%s is banned on every node.", p)); err == nil {
+	if o, err = o.result(rep.Results, fmt.Sprintf("%s is banned. What each node does is below.", p)); err == nil {
 		o.Undo = &undo{"unban", "Unban", map[string]string{"addr": p.String()}}
 	}
 	return o, err
@@ -110,7 +110,7 @@ func (h *Handler) doUnban(ctx context.Context, form url.Values) (outcome, error)
 	if err != nil {
 		return o, err
 	}
-	if o, err = o.result(rep.Results, fmt.Sprintf("%s is lifted on every node.", p)); err == nil {
+	if o, err = o.result(rep.Results, fmt.Sprintf("%s is lifted. What each node does is below.", p)); err == nil {
 		o.Undo = back
 	}
 	return o, err
@@ -157,7 +157,7 @@ func (h *Handler) doAllow(ctx context.Context, form url.Values) (outcome, error)
 	if err != nil {
 		return o, err
 	}
-	if o, err = o.result(rep.Results, fmt.Sprintf("%s is allowed: no node bans it.", p)); err == nil {
+	if o, err = o.result(rep.Results, fmt.Sprintf("%s is on the allow list.", p)); err == nil {
 		o.Undo = &undo{"unallow", "Take it off the list", map[string]string{"addr": p.String()}}
 	}
 	return o, err

@@ -58,37 +58,40 @@ func bars(counts []Count) (out []bar) {
 	return out
 }
 
-// The size of the chart and how many minutes one of its columns is.
+// The height of the chart, how many minutes one of its columns is, and its width in percent of the chart's.
 const (
-	chartWidth, chartHeight = 1152, 140
-	columnMinutes           = 5
-	columnWidth             = chartWidth * columnMinutes / PaceMinutes
+	chartHeight   = 140
+	columnMinutes = 5
+	columnWidth   = 80.0 * columnMinutes / PaceMinutes
+	hourEvery     = 4 * time.Hour
+	lastHour      = 93 // in percent; its text needs room
 )
 
-// chart is the picture of a Pace.
+// chart is the picture of a Pace. It is as wide as there is room, so what is horizontal is in percent.
 type chart struct {
-	Width, Height int
-	Columns       []column
-	Hours         []hour
-	Total, Most   int
-	MostAt        time.Time
+	Columns     []column
+	Hours       []hour
+	Total, Most int
+	MostAt      time.Time
 }
 
 // column is the busiest minute of some.
 type column struct {
-	X, Y, Width, Height, N int
-	At                     time.Time
+	X, Width     float64
+	Y, Height, N int
+	At           time.Time
 }
 
 // hour is a mark on the axis.
 type hour struct {
-	X  int
-	At time.Time
+	X    float64
+	At   time.Time
+	Less bool // it goes where there is little room
 }
 
 // draw returns the chart of a pace.
 func draw(p Pace) chart {
-	c := chart{Width: chartWidth, Height: chartHeight}
+	var c chart
 	if len(p.Minutes) != PaceMinutes {
 		return c
 	}
@@ -106,16 +109,18 @@ func draw(p Pace) chart {
 			continue
 		}
 		height := max(n*(chartHeight-1)/c.Most, 2)
-		c.Columns = append(c.Columns, column{i / columnMinutes * columnWidth, chartHeight - height, columnWidth - 1, height, n, at(i)})
+		c.Columns = append(c.Columns, column{percent(i), columnWidth, chartHeight - height, height, n, at(i)})
 	}
-	first := start.Truncate(4 * time.Hour)
-	for t := first; t.Before(p.End); t = t.Add(4 * time.Hour) {
-		if x := int(t.Sub(start).Minutes()) * columnWidth / columnMinutes; x >= 0 && x <= chartWidth-60 {
-			c.Hours = append(c.Hours, hour{x, t})
+	for t := start.Truncate(hourEvery).Add(hourEvery); t.Before(p.End); t = t.Add(hourEvery) {
+		if x := percent(int(t.Sub(start).Minutes())); x <= lastHour {
+			c.Hours = append(c.Hours, hour{x, t, t.Truncate(2*hourEvery) != t})
 		}
 	}
 	return c
 }
+
+// percent returns how far to the right a minute is.
+func percent(minute int) float64 { return math.Round(float64(minute)*1e4/PaceMinutes) / 100 }
 
 // Sizes in the picture of the mesh.
 const (
@@ -161,15 +166,9 @@ func arrange(members []control.Member) (p picture) {
 		}
 	}
 	p.Left = max(len(others)-maxDrawn, 0)
-	drawn := rings(others[:len(others)-p.Left])
-	radius := firstRing + ringStep*max(len(drawn)-1, 0)
-	p.Height = 2 * (radius + margin)
-	p.Width = int(2*stretch*float64(radius)) + 2*margin
 	well := 0
-	place := func(m control.Member, dx, dy float64) {
-		d := dot{Member: m, X0: p.Width / 2, Y0: p.Height / 2}
-		d.X, d.Y = d.X0+int(math.Round(dx)), d.Y0+int(math.Round(dy))
-		d.MidX, d.MidY, d.LabelY = (d.X+d.X0)/2, (d.Y+d.Y0)/2, d.Y+26
+	place := func(m control.Member, x, y float64) {
+		d := dot{Member: m, X: int(math.Round(x)), Y: int(math.Round(y))}
 		if d.State, d.Tone = stateOf(m); d.Tone == "good" {
 			well++
 		}
@@ -181,9 +180,12 @@ func arrange(members []control.Member) (p picture) {
 		}
 		p.Nodes = append(p.Nodes, d)
 	}
-	for r, ring := range drawn {
+	for r, ring := range rings(others[:len(others)-p.Left]) {
 		for i, m := range ring {
-			angle := 2*math.Pi*(float64(i)+float64(r)/2)/float64(len(ring)) - math.Pi/2
+			angle := 2 * math.Pi * (float64(i) + float64(r)/2) / float64(len(ring))
+			if len(ring) > 2 { // few are side by side
+				angle -= math.Pi / 2
+			}
 			radius := float64(firstRing + ringStep*r)
 			place(m, stretch*radius*math.Cos(angle), radius*math.Sin(angle))
 		}
@@ -191,8 +193,24 @@ func arrange(members []control.Member) (p picture) {
 	for _, m := range self {
 		place(m, 0, 0)
 	}
+	p.fit()
 	p.Text = fmt.Sprintf("%d of %s are alive and in sync", well, plural(len(p.Nodes), "node", "nodes"))
 	return p
+}
+
+// fit gives the picture the size that its nodes need, with the middle, which is at 0, 0, in it.
+func (p *picture) fit() {
+	var left, top, right, bottom int
+	for _, d := range p.Nodes {
+		left, top, right, bottom = min(left, d.X), min(top, d.Y), max(right, d.X), max(bottom, d.Y)
+	}
+	left, top = margin-left, margin-top
+	p.Width, p.Height = left+right+margin, top+bottom+margin
+	for i := range p.Nodes {
+		d := &p.Nodes[i]
+		d.X, d.Y, d.X0, d.Y0 = d.X+left, d.Y+top, left, top
+		d.MidX, d.MidY, d.LabelY = (d.X+d.X0)/2, (d.Y+d.Y0)/2, d.Y+26
+	}
 }
 
 // rings cuts the members into what lies on each ring.

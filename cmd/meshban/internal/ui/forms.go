@@ -145,7 +145,7 @@ func (h *Handler) act(w http.ResponseWriter, r *http.Request) {
 		return
 	case err != nil:
 		e := control.AsError(err)
-		o.note = note{Text: sentence(e.Message), Hint: e.Hint, Bad: true}
+		o.note = note{Text: sentence(e.Message), Hint: sentence(e.Hint), Bad: true}
 	case o.page != "":
 		h.render(w, r, http.StatusOK, o.page, titleOf(o.page), o.data)
 		return

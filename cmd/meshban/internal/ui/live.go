@@ -88,6 +88,8 @@ func (h *Handler) tail(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
+	// Fails only for a ResponseWriter without a connection. A tail outlasts the server's limit for a request.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
 	var seen batch

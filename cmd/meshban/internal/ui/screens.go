@@ -50,6 +50,11 @@ func (h *Handler) mesh(ctx context.Context, _ *http.Request) (any, error) {
 		return nil, err
 	}
 	members = slices.DeleteFunc(members, func(m control.Member) bool { return m.Revoked != nil })
+	for i := range members {
+		if m := &members[i]; m.State == control.MemberDead || m.State == control.MemberLeft { // what was measured is old
+			m.RTTms, m.UDP = nil, ""
+		}
+	}
 	return meshView{Members: members, Picture: arrange(members)}, nil
 }
 

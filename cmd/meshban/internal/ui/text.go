@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -14,20 +15,23 @@ import (
 // funcs are the functions that the templates call.
 func (h *Handler) funcs() template.FuncMap {
 	return template.FuncMap{
-		"when":   func(t any) template.HTML { return when(timeOf(t)) },
-		"left":   func(t any) string { return span(timeOf(t).Sub(h.now())) },
-		"ago":    func(t any) string { return span(h.now().Sub(timeOf(t))) },
-		"is":     func(t any) bool { return !timeOf(t).IsZero() },
-		"count":  count,
-		"plural": plural,
-		"ms":     milliseconds,
-		"span":   func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
-		"join":   func(list []string) string { return strings.Join(list, ", ") },
-		"tone":   tone,
-		"yes":    func(b *bool) bool { return b != nil && *b },
-		"short":  func(id string) string { return id[:min(len(id), control.MinNodeID)] },
-		"kind":   kindOf,
-		"prose":  prose,
+		"when":     func(t any) template.HTML { return h.when(timeOf(t)) },
+		"day":      func(t any) template.HTML { return day(timeOf(t)) },
+		"left":     func(t any) string { return left(timeOf(t).Sub(h.now())) },
+		"ago":      func(t any) string { return span(h.now().Sub(timeOf(t))) },
+		"is":       func(t any) bool { return !timeOf(t).IsZero() },
+		"count":    count,
+		"plural":   plural,
+		"ms":       milliseconds,
+		"span":     func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
+		"join":     func(list []string) string { return strings.Join(list, ", ") },
+		"tone":     tone,
+		"yes":      func(b *bool) bool { return b != nil && *b },
+		"short":    func(id string) string { return id[:min(len(id), control.MinNodeID)] },
+		"kind":     kindOf,
+		"prose":    h.prose,
+		"caps":     caps,
+		"sentence": sentence,
 	}
 }
 
@@ -47,13 +51,40 @@ func timeOf(t any) time.Time {
 }
 
 // when shows a time in UTC; the script shows it in the reader's zone. It has no text of others in it.
-func when(t time.Time) template.HTML {
+func (h *Handler) when(t time.Time) template.HTML {
 	if t.IsZero() {
-		return `<span class="none">never</span>`
+		return "never"
 	}
+	text := "Jan 2, 15:04 UTC"
+	if t.UTC().Year() != h.now().UTC().Year() {
+		text = "Jan 2, 2006, 15:04 UTC"
+	}
+	return timeElement(t, "", text)
+}
+
+// day shows the day of a time.
+func day(t time.Time) template.HTML { return timeElement(t, " data-day", "Jan 2, 2006") }
+
+func timeElement(t time.Time, attributes, text string) template.HTML {
 	t = t.UTC()
-	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s">%s UTC</time>`,
-		t.Format(time.RFC3339), t.Format("2006-01-02 15:04:05 UTC"), t.Format("Jan 2, 15:04")))
+	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s"%s>%s</time>`,
+		t.Format(time.RFC3339), t.Format("2006-01-02 15:04:05 UTC"), attributes, t.Format(text)))
+}
+
+// left shows how long something lasts from now on.
+func left(d time.Duration) string {
+	if d < time.Second {
+		return "ends now"
+	}
+	return span(d)
+}
+
+// caps returns the caps of a certificate, or "" if it has none of its own.
+func caps(c *control.Caps) string {
+	if c == nil || *c == (control.Caps{}) {
+		return ""
+	}
+	return c.String()
 }
 
 // span shows a duration by its two largest units.
@@ -117,14 +148,24 @@ func kindOf(problem string) (parts [2]string) {
 	return [2]string{kind, text}
 }
 
-// prose shows what stands between backquotes as code.
-func prose(text string) template.HTML {
+// timePattern finds the times in a sentence.
+var timePattern = regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// prose shows what stands between backquotes as code, and times as the page shows them.
+func (h *Handler) prose(text string) template.HTML {
 	var out strings.Builder
 	parts := strings.Split(text, "`")
 	for i, part := range parts {
 		part = template.HTMLEscapeString(part)
 		switch {
 		case i%2 == 0:
+			part = timePattern.ReplaceAllStringFunc(part, func(s string) string {
+				t, err := time.Parse(time.RFC3339, s)
+				if err != nil {
+					return s
+				}
+				return string(h.when(t))
+			})
 		case i == len(parts)-1: // it has no end
 			part = "`" + part
 		default:

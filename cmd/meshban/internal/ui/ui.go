@@ -194,9 +194,23 @@ func menu(here string) (groups [][]screenLink) {
 			groups = append(groups, nil)
 		}
 		last := &groups[len(groups)-1]
-		*last = append(*last, screenLink{Root + s.path, s.title, s.name == here || here == "why" && s.name == "bans"})
+		*last = append(*last, screenLink{Root + s.path, s.title, s.name == here})
 	}
 	return groups
+}
+
+// place returns the page of the menu to which a page belongs.
+func place(name string, data any) string {
+	q, asks := data.(question)
+	switch {
+	case asks:
+		return q.Back
+	case name == "why":
+		return "bans"
+	case name == "newkey":
+		return "keys"
+	}
+	return name
 }
 
 // show makes a page.
@@ -229,7 +243,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, name, title string, data any) {
 	v := view{
-		Page: name, Title: title, Node: h.agent.NodeName(), Groups: menu(name), Who: h.who(r), Data: data,
+		Page: name, Title: title, Node: h.agent.NodeName(), Groups: menu(place(name, data)), Who: h.who(r), Data: data,
 		Query: cut(r.FormValue("q"), maxQuery),
 	}
 	v.Note = h.noteOf(r, v.Who)

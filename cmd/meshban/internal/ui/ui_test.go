@@ -218,8 +218,8 @@ func TestFormsAreAnsweredAndUndone(t *testing.T) {
 		{"unban", "unban", url.Values{"addr": {"203.0.113.7"}}, []string{"203.0.113.7 is lifted", "Ban it again"}},
 		{"ban", "ban", url.Values{"addr": {"203.0.113.7"}, "for": {"1h"}, "reason": {"scan"}}, []string{"203.0.113.7 is banned", `action="/ui/do/unban"`}},
 		{"ban of what is never banned", "ban", url.Values{"addr": {"127.0.0.1"}}, []string{"note bad", "never-ban list"}},
-		{"bad length", "ban", url.Values{"addr": {"203.0.113.7"}, "for": {"5"}}, []string{"note bad", "write 5s for seconds"}},
-		{"allow", "allow", url.Values{"addr": {"198.51.100.9"}, "for": {"24h"}, "from": {"list"}}, []string{"198.51.100.9 is allowed", "Take it off the list"}},
+		{"bad length", "ban", url.Values{"addr": {"203.0.113.7"}, "for": {"5"}}, []string{"note bad", "Write 5s for seconds"}},
+		{"allow", "allow", url.Values{"addr": {"198.51.100.9"}, "for": {"24h"}, "from": {"list"}}, []string{"198.51.100.9 is on the allow list", "Take it off the list"}},
 		{"unallow", "unallow", url.Values{"addr": {"198.51.100.9"}}, []string{"198.51.100.9 is off", "Allow it again"}},
 		{"hook", "hook-test", url.Values{"name": {"ops"}}, []string{"ops took the test message"}},
 	} {
@@ -301,7 +301,7 @@ func TestNotesAreSigned(t *testing.T) {
 	v := admin(t, page)
 	w := v.post("ban", url.Values{"token": {v.token()}, "addr": {"192.0.2.9"}})
 	at := w.Header().Get("Location")
-	const shown = "192.0.2.9 is banned on every node"
+	const shown = "192.0.2.9 is banned"
 	if !strings.Contains(v.get(at).Body.String(), shown) {
 		t.Error("the note is not shown")
 	}

@@ -45,10 +45,13 @@ func TestDraw(t *testing.T) {
 	if c.Total != 15 || c.Most != 8 || !c.MostAt.Equal(end.Add(-time.Minute)) || len(c.Columns) != 3 {
 		t.Fatalf("%+v", c)
 	}
-	for i, want := range []column{{X: 0, N: 1}, {X: columnWidth, N: 4}, {X: chartWidth - columnWidth, N: 8}} {
+	for i, want := range []column{{X: 0, N: 1}, {X: percent(columnMinutes), N: 4}, {X: percent(PaceMinutes - columnMinutes), N: 8}} {
 		got := c.Columns[i]
 		if got.X != want.X || got.N != want.N || got.Y+got.Height != chartHeight || got.Y < 0 {
 			t.Errorf("column %d is %+v, want %+v", i, got, want)
+		}
+		if got.X+got.Width > 100 || got.Width <= 0 {
+			t.Errorf("column %d is outside of the picture: %+v", i, got)
 		}
 	}
 	if empty := draw(Pace{}); empty.Total != 0 || len(empty.Columns) != 0 {
@@ -68,11 +71,15 @@ func TestBars(t *testing.T) {
 }
 
 func TestProse(t *testing.T) {
+	h := &Handler{now: func() time.Time { return time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC) }}
 	for text, want := range map[string]string{
 		"run `meshban list` or `x`": "run <code>meshban list</code> or <code>x</code>", "an open ` one": "an open ` one",
 		"<b> `<script>`": "&lt;b&gt; <code>&lt;script&gt;</code>", "": "",
+		"until 2026-12-24T15:37:17Z.": `until <time datetime="2026-12-24T15:37:17Z" title="2026-12-24 15:37:17 UTC">Dec 24, 15:37 UTC</time>.`,
+		"until 2027-01-02T15:37:17Z":  `until <time datetime="2027-01-02T15:37:17Z" title="2027-01-02 15:37:17 UTC">Jan 2, 2027, 15:37 UTC</time>`,
+		"until 2026-99-24T15:37:17Z":  "until 2026-99-24T15:37:17Z",
 	} {
-		if got := string(prose(text)); got != want {
+		if got := string(h.prose(text)); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}

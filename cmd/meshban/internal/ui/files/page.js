@@ -2,13 +2,20 @@
 "use strict";
 
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const otherYear = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const whole = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const seconds = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 function localTimes(root) {
   for (const t of root.querySelectorAll("time[datetime]")) {
     const at = new Date(t.dateTime);
-    t.textContent = at.toDateString() === new Date().toDateString() ? clock.format(at) : day.format(at);
+    const now = new Date();
+    let format = otherYear;
+    if ("day" in t.dataset) format = whole;
+    else if (at.toDateString() === now.toDateString()) format = clock;
+    else if (at.getFullYear() === now.getFullYear()) format = day;
+    t.textContent = format.format(at);
   }
   for (const mark of root.querySelectorAll("[data-hour]")) {
     mark.textContent = clock.format(new Date(mark.dataset.hour * 1000));
