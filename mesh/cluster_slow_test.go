@@ -20,9 +20,6 @@ import (
 	"github.com/meshban/meshban/mesh/pki"
 )
 
-// The long runs use all processors themselves, and the race detector gives bubbles one: see bubble.
-const sideBySide = false
-
 // powerCut ends every node at the same time, without a goodbye.
 func (c *cluster) powerCut(t *testing.T) {
 	t.Helper()

@@ -234,11 +234,11 @@ var bubbles = make(chan struct{}, 2)
 // process inside the detector (sanitizer StackDepot) once in five runs of all cluster tests. The detector finds races by
 // the happens-before order, for which one processor is enough.
 //
-// In a plain run, bubbles run beside other tests, because they have a clock of their own. Only as many run at once as
-// the channel bubbles has room for, so that tests that wait for the real clock get their turn.
+// Otherwise bubbles run beside other tests, because they have a clock of their own. Only as many run at once as the
+// channel bubbles has room for, so that tests that wait for the real clock get their turn.
 func bubble(t *testing.T, f func(*testing.T)) {
 	t.Helper()
-	if sideBySide {
+	if bubbleProcs == 0 {
 		t.Parallel()
 		bubbles <- struct{}{}
 		defer func() { <-bubbles }()

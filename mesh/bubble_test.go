@@ -1,6 +1,0 @@
-//go:build !race && !long
-
-package mesh
-
-// sideBySide is whether bubbles run beside other tests.
-const sideBySide = true
