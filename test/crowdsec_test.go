@@ -122,6 +122,7 @@ func (b *bouncers) pair(t *testing.T, src netip.Addr) rig.Pairs {
 
 // A ban of one node is dropped behind an unmodified bouncer on another, at once.
 func TestCrowdSecFirewallBouncer(t *testing.T) {
+	t.Parallel()
 	b := newBouncers(t)
 	for _, mode := range []string{"nftables", "iptables"} {
 		t.Run(mode, func(t *testing.T) { b.drops(t, mode) })
@@ -218,6 +219,7 @@ func (b *bouncers) drops(t *testing.T, mode string) {
 
 // What a node has said is taken back from a bouncer when the node is revoked.
 func TestCrowdSecCustomBouncer(t *testing.T) {
+	t.Parallel()
 	b := newBouncers(t)
 	check(t, b.last.WriteFile("/root/act", "#!/bin/sh\necho \"$*\" >>/root/acts\n"))
 	check(t, b.last.WriteFile("/root/acts", ""))
