@@ -136,6 +136,8 @@ func (f *fake) Check(context.Context) ([]string, error) {
 
 func (f *fake) Dropped(context.Context) (v4, v6 Dropped, _ error) { return v4, v6, nil }
 
+func (f *fake) Hits(context.Context) (Hits, error) { return nil, ErrNotCounted }
+
 func (f *fake) Close() error { f.closed = true; return nil }
 
 // set changes the fake under its lock.

@@ -80,6 +80,8 @@ type Backend interface {
 	// Dropped says what the rules of each family have dropped since they were last written. It may be called while
 	// other methods run.
 	Dropped(ctx context.Context) (v4, v6 Dropped, err error)
+	// Hits reads the counters of all entries, with [Options.Counters]. It may be called while other methods run.
+	Hits(ctx context.Context) (Hits, error)
 	// Close frees sockets; the kernel keeps dropping.
 	Close() error
 }
@@ -99,7 +101,8 @@ type Traits struct {
 	// Slice is how many updates of a bulk are worth a separate Apply, so that a fresh update waits for at most one. 0
 	// means that slices do not pay: each Apply starts a process, or a transaction whose cost depends on all that the
 	// sets hold.
-	Slice int
+	Slice      int
+	CountsUpTo int // Hits takes too long for more entries; 0 = no limit
 }
 
 // Outbound says what happens to connections that this machine itself opens to a banned address.
@@ -134,6 +137,7 @@ const DefaultLockTimeout = 5 * time.Second
 // Options are common to all backends.
 type Options struct {
 	Outbound    Outbound
+	Counters    bool          // count packets for each entry: see Hits
 	Logger      *slog.Logger  // nil = silent
 	IPTables    string        // name or path of the IPv4 command; "" = "iptables"; the IPv6 one is named after it
 	LockTimeout time.Duration // whole seconds, rounded up; 0 = DefaultLockTimeout

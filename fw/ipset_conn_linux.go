@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// maxElements bounds the elements of one message: an element takes at most 60 bytes (IPv6, width, port, timeout),
-	// and the list, a nested attribute, at most 65,535.
-	maxElements = 1090
+	// maxElements bounds the elements of one message: an element takes at most 84 bytes (IPv6, width, port, timeout,
+	// counters), and the list, a nested attribute, at most 65,535.
+	maxElements = 770
 	// setSendBuffer holds the largest message including the kernel's overhead.
 	setSendBuffer = 1 << 20
 )
@@ -85,7 +85,8 @@ func (c *nfSocket) allSucceed(subsystem uint16, requests []netlink.Message) (boo
 // ipsetConn speaks to ip_set.
 type ipsetConn struct {
 	nfSocket
-	buf []byte
+	buf      []byte
+	counters bool // create sets of bans that count packets for each element
 }
 
 func (c *ipsetConn) do(cmd uint16, flags netlink.HeaderFlags, m message) ([]netlink.Message, error) {
@@ -121,6 +122,9 @@ func (c *ipsetConn) create(s setSpec, hashSize uint32) error {
 	m.uint32(dataMaxElem, s.maxElem)
 	if s.timeouts {
 		m.uint32(dataTimeout, 0)
+		if c.counters {
+			m.uint32(dataFlags, withCounters)
+		}
 	}
 	m.shut(data)
 	_, err := c.do(cmdCreate, netlink.Acknowledge|netlink.Create|netlink.Excl, m)

@@ -43,8 +43,8 @@ var ipsetSpecs = func() (specs [2][kinds]setSpec) {
 		name := [2]string{"meshban4", "meshban6"}[i]
 		specs[i] = [kinds]setSpec{
 			kindAddr: {name, "hash:ip", 1, v6, maxAddrs, true},
-			kindNet:  {name + "n", "hash:net", 2, v6, maxNets, true},
-			kindPort: {name + "p", "hash:net,port", 3, v6, maxPorts, true},
+			kindNet:  {name + "n", "hash:net", 3, v6, maxNets, true},
+			kindPort: {name + "p", "hash:net,port", 4, v6, maxPorts, true},
 			// Twice the bounds: a change adds new prefixes before it removes old ones.
 			kindNever: {name + "v", "hash:net", 2, v6, 2 * MaxNever, false},
 			kindAllow: {name + "a", "hash:net", 2, v6, 2 * MaxAllow, false},
@@ -79,6 +79,7 @@ type ipset struct {
 	xt         *xtables
 	opts       Options
 	ports      *portBans
+	held       *tracker            // what the kernel has taken; nil = unknown
 	batch      [2][kinds]setChange // of the Apply under way; kept to reuse its memory
 	placed     bool                // the sets of exceptions hold exactly those below
 	exceptions Exceptions          // the last that were set
@@ -94,7 +95,7 @@ func openIPSet(ctx context.Context, opts Options) (Backend, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	b := &ipset{xt: xt, opts: opts, ports: newPortBans()}
+	b := &ipset{xt: xt, opts: opts, ports: newPortBans(), conn: ipsetConn{counters: opts.Counters}}
 	made, err := b.ensureSets(ctx)
 	if err == nil {
 		err = xt.ensure(ctx, b.rules)
@@ -190,12 +191,13 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 			b.batch[i][k].del, b.batch[i][k].add = b.batch[i][k].del[:0], b.batch[i][k].add[:0]
 		}
 	}
+	starts := b.portStarts(updates)
 	refused := b.ports.changes(now, updates, func(prefix netip.Prefix, p portElement) {
 		set := &b.batch[familyOf(prefix)][kindPort]
 		if p.until.IsZero() {
 			set.del = append(set.del, element{prefix: prefix, proto: p.proto, port: p.port})
 		} else {
-			set.add = append(set.add, element{prefix, p.proto, p.port, timeoutSeconds(now, p.until)})
+			set.add = append(set.add, element{prefix: prefix, proto: p.proto, port: p.port, timeout: timeoutSeconds(now, p.until), hits: starts[prefix]})
 		}
 	})
 	for _, u := range updates {
@@ -210,7 +212,7 @@ func (b *ipset) Apply(ctx context.Context, now time.Time, updates []Update) erro
 		if u.Remove || !u.Until.After(now) {
 			set.del = append(set.del, element{prefix: prefix})
 		} else {
-			set.add = append(set.add, element{prefix: prefix, timeout: timeoutSeconds(now, u.Until)})
+			set.add = append(set.add, element{prefix: prefix, timeout: timeoutSeconds(now, u.Until), hits: b.startOf(u.Entry)})
 		}
 	}
 	for i := range b.xt.families {

@@ -16,6 +16,7 @@ type ipsetLoad struct {
 	bufs    [2][kinds][]element
 	full    [2][kinds]bool
 	refused []Refusal
+	hits    map[element]*Dropped // counters to go on with
 
 	ports  *portBans
 	unsent map[netip.Prefix]bool // prefixes with ports whose elements are yet to be queued
@@ -46,6 +47,9 @@ func (l *ipsetLoad) put(kind int, e element) error {
 	if l.full[i][kind] {
 		l.refused = append(l.refused, refusals(l.ports, kind, []element{e})...)
 		return nil
+	}
+	if len(l.hits) > 0 {
+		e.hits = l.hits[element{prefix: e.prefix, proto: e.proto, port: e.port}]
 	}
 	l.bufs[i][kind] = append(l.bufs[i][kind], e)
 	if len(l.bufs[i][kind]) >= maxElements {
@@ -111,7 +115,7 @@ func (l *ipsetLoad) entry(e Entry) error {
 // portsOf queues the elements of a prefix's entries with ports, and after each slice lets in what came meanwhile.
 func (l *ipsetLoad) portsOf(ctx context.Context, prefix netip.Prefix, meanwhile iter.Seq[Entry]) error {
 	for _, p := range l.ports.elements(l.now, prefix) {
-		if err := l.put(kindPort, element{prefix, p.proto, p.port, timeoutSeconds(l.now, p.until)}); err != nil {
+		if err := l.put(kindPort, element{prefix: prefix, proto: p.proto, port: p.port, timeout: timeoutSeconds(l.now, p.until)}); err != nil {
 			return err
 		}
 		if l.slice++; l.slice < maxSliceElements || meanwhile == nil {
@@ -185,6 +189,9 @@ func (b *ipset) Replace(ctx context.Context, now time.Time, state State) error {
 	}
 	load := newIPSetLoad(b, now)
 	defer load.drop()
+	if load.hits, err = b.counted(); err != nil {
+		return err
+	}
 	for i := range b.xt.families {
 		for kind, spec := range ipsetSpecs[i][:entryKinds] {
 			if err := load.make(spec, bucketsFor(spec, kind, state.Len)); err != nil {

@@ -40,8 +40,13 @@ const (
 	dataPort     = 4
 	dataTimeout  = 6
 	dataProto    = 7
+	dataFlags    = 8
 	dataHashSize = 18
 	dataMaxElem  = 19
+	dataBytes    = 24
+	dataPackets  = 25
+
+	withCounters = 1 << 3 // among dataFlags
 
 	addrIPv4 = 1
 	addrIPv6 = 2
@@ -75,7 +80,8 @@ type element struct {
 	prefix  netip.Prefix
 	proto   uint8
 	port    uint16
-	timeout uint32 // seconds; 0 = the set's default, which is for ever
+	timeout uint32   // seconds; 0 = the set's default, which is for ever
+	hits    *Dropped // its counters; nil = left as they are
 }
 
 // timeoutSeconds returns the kernel timeout of something that ends at until: rounded up, 1..maxIPSetTimeout.
@@ -131,6 +137,11 @@ func (m *message) uint32(typ uint16, v uint32) {
 	*m = binary.BigEndian.AppendUint32(*m, v)
 }
 
+func (m *message) uint64(typ uint16, v uint64) {
+	m.header(typ|networkOrder, 8)
+	*m = binary.BigEndian.AppendUint64(*m, v)
+}
+
 // open starts a nested attribute; shut, given what open returned, ends it.
 func (m *message) open(typ uint16) int {
 	m.header(typ|nested, 0)
@@ -162,6 +173,10 @@ func (m *message) element(e element) {
 	}
 	if e.timeout != 0 {
 		m.uint32(dataTimeout, e.timeout)
+	}
+	if e.hits != nil {
+		m.uint64(dataPackets, e.hits.Packets)
+		m.uint64(dataBytes, e.hits.Bytes)
 	}
 	m.shut(data)
 }

@@ -87,7 +87,7 @@ func (b *nft) setUp() error {
 func (b *nft) Name() string { return NameNFTables }
 func (b *nft) Close() error { return errors.Join(b.conn.CloseLasting(), b.sock.close()) }
 
-func (b *nft) Traits() Traits { return Traits{Quick: true, DuringLoad: true} }
+func (b *nft) Traits() Traits { return Traits{Quick: true, DuringLoad: true, CountsUpTo: maxNFTHits} }
 
 // kernelAtLeast reports whether the running kernel is at least this release.
 func kernelAtLeast(major, minor int) bool {

@@ -308,6 +308,7 @@ func (b *nft) queueSets(found nftFound, generation string) error {
 			if excepting(kind) && found.sets[s.Name] != nil {
 				continue
 			}
+			s.Counter = b.opts.Counters && !excepting(kind)
 			if err := b.conn.AddSet(s, nil); err != nil {
 				return fmt.Errorf("nf_tables: set %s: %w", s.Name, err)
 			}

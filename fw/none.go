@@ -19,6 +19,7 @@ func (none) Apply(context.Context, time.Time, []Update) error             { retu
 func (none) SetExceptions(context.Context, Exceptions, *Exceptions) error { return nil }
 func (none) Check(context.Context) (problems []string, _ error)           { return nil, nil }
 func (none) Dropped(context.Context) (v4, v6 Dropped, _ error)            { return v4, v6, nil }
+func (none) Hits(context.Context) (Hits, error)                           { return nil, ErrNotCounted }
 func (none) Close() error                                                 { return nil }
 
 // Replace iterates over the entries, as every backend does, so that a dry run costs and counts like a real one.

@@ -118,6 +118,8 @@ type Syncer struct {
 	paused   atomic.Bool // the kernel has taken the exception for everything
 	// books guards work.held, work.refused and work.split for readers without the token.
 	books sync.RWMutex
+	// counting is held while all counters are read, so that many who ask take one processor at most.
+	counting sync.Mutex
 
 	mu      sync.Mutex
 	inbox   inbox
@@ -149,6 +151,9 @@ func NewSyncer(cfg SyncerConfig) (*Syncer, error) {
 	s.st.Backend = cfg.Backend.Name()
 	s.traits = cfg.Backend.Traits()
 	s.st.LetsThrough, s.st.Unsavable = s.traits.LetsThrough, s.traits.Unsavable
+	if b, ok := cfg.Backend.(counting); ok {
+		b.counts(&s.work.held)
+	}
 	s.work.pausing = cfg.Paused
 	s.work.refused, s.work.split = make(refused), newSplit(nil)
 	s.owner <- struct{}{}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // sentinelOf returns the sentinel of a set.
@@ -161,21 +162,41 @@ func (e element) key() string {
 
 // list reads the elements of a set.
 func (c *ipsetConn) list(set string) (contents, error) {
-	answers, err := c.do(cmdList, netlink.Dump, newMessage(c.buf, set))
-	if err != nil {
-		return nil, ipsetError("list", set, err)
-	}
 	out := contents{}
-	for _, answer := range answers {
-		if err := listedElements(answer.Data, func(e element) { out.add(e.key()) }); err != nil {
-			return nil, ipsetError("list", set, err)
+	err := c.each(set, func(e element) error {
+		out.add(e.key())
+		return nil
+	})
+	return out, err
+}
+
+// each calls f for the elements of a set, as the kernel sends them, until f returns an error.
+func (c *ipsetConn) each(set string, f func(element) error) error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	c.buf = newMessage(c.buf, set)
+	_, err := c.sock.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_IPSET<<8 | cmdList, Flags: netlink.Request | netlink.Dump}, Data: c.buf,
+	})
+	if err == nil {
+		for answer, failed := range c.sock.ReceiveIter() {
+			if failed == nil {
+				failed = listedElements(answer.Data, f)
+			}
+			if err = failed; err != nil {
+				break
+			}
 		}
 	}
-	return out, nil
+	if err != nil {
+		_ = c.close() // answers may wait
+	}
+	return ipsetError("list", set, err)
 }
 
 // listedElements reads one answer to cmdList, nfgenmsg included.
-func listedElements(b []byte, f func(element)) error {
+func listedElements(b []byte, f func(element) error) error {
 	if len(b) < 4 {
 		return nil
 	}
@@ -192,7 +213,7 @@ func listedElements(b []byte, f func(element)) error {
 				if list.Type() == attrData {
 					list.Nested(func(data *netlink.AttributeDecoder) error {
 						if e, ok := decodeElement(data); ok {
-							f(e)
+							return f(e)
 						}
 						return nil
 					})
@@ -206,6 +227,7 @@ func listedElements(b []byte, f func(element)) error {
 
 func decodeElement(data *netlink.AttributeDecoder) (e element, ok bool) {
 	var addr netip.Addr
+	var hits Dropped
 	bits := -1
 	for data.Next() {
 		switch v := data.Bytes(); data.Type() {
@@ -228,6 +250,14 @@ func decodeElement(data *netlink.AttributeDecoder) (e element, ok bool) {
 			if len(v) == 2 {
 				e.port = binary.BigEndian.Uint16(v)
 			}
+		case dataPackets:
+			if len(v) == 8 {
+				hits.Packets = binary.BigEndian.Uint64(v)
+			}
+		case dataBytes:
+			if len(v) == 8 {
+				hits.Bytes = binary.BigEndian.Uint64(v)
+			}
 		}
 	}
 	if !addr.IsValid() {
@@ -236,6 +266,8 @@ func decodeElement(data *netlink.AttributeDecoder) (e element, ok bool) {
 	if bits < 0 {
 		bits = addr.BitLen()
 	}
-	e.prefix = netip.PrefixFrom(addr, bits)
+	if e.prefix = netip.PrefixFrom(addr, bits); hits.Packets > 0 {
+		e.hits = &hits
+	}
 	return e, e.prefix.IsValid()
 }

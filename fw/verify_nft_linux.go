@@ -277,16 +277,22 @@ func nftElementKey(set *nftables.Set, e nftables.SetElement) string {
 	return nftKeyText(e.Key)
 }
 
-// nftKeyText reads what nftKey wrote.
 func nftKeyText(key []byte) string {
+	addr, k := nftKeyParts(key)
+	if k == (portKey{}) {
+		return addr.String()
+	}
+	return fmt.Sprintf("%v,%d:%d", addr, k.proto, k.port)
+}
+
+// nftKeyParts reads what nftKey wrote.
+func nftKeyParts(key []byte) (addr netip.Addr, k portKey) {
 	const ports = 8 // bytes of protocol and port
 	n := len(key)
 	if n == net.IPv4len+ports || n == net.IPv6len+ports {
 		n -= ports
+		k = portKey{key[n], binary.BigEndian.Uint16(key[n+4:])}
 	}
-	addr, _ := netip.AddrFromSlice(key[:n])
-	if n == len(key) {
-		return addr.String()
-	}
-	return fmt.Sprintf("%v,%d:%d", addr, key[n], binary.BigEndian.Uint16(key[n+4:]))
+	addr, _ = netip.AddrFromSlice(key[:n])
+	return addr, k
 }

@@ -2,6 +2,7 @@ package fw
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func TestTimeoutsStayInWhatTheKernelTakes(t *testing.T) {
 }
 
 func TestLargestMessageFitsItsAttribute(t *testing.T) {
-	elements := slices.Repeat([]element{{prefix: netip.MustParsePrefix("2001:db8::/64"), proto: 6, port: 1, timeout: 1}}, maxElements)
+	elements := slices.Repeat([]element{{prefix: netip.MustParsePrefix("2001:db8::/64"), proto: 6, port: 1, timeout: 1, hits: &Dropped{1, 2}}}, maxElements)
 	m := elementsMessage(nil, "meshban6p", elements)
 	if len(m) > 1<<16 {
 		t.Fatalf("%d bytes", len(m))
@@ -53,6 +54,22 @@ func TestLargestMessageFitsItsAttribute(t *testing.T) {
 	}
 	if ad.Err() != nil || n != maxElements {
 		t.Errorf("%d elements, %v", n, ad.Err())
+	}
+}
+
+func TestElementsAreReadAsWritten(t *testing.T) {
+	want := []element{
+		{prefix: netip.MustParsePrefix("192.0.2.1/32"), hits: &Dropped{1, 1 << 40}},
+		{prefix: netip.MustParsePrefix("2001:db8::/64"), proto: ProtoUDP, port: 53, hits: &Dropped{1 << 33, 7}},
+		{prefix: netip.MustParsePrefix("198.18.0.0/15")},
+	}
+	var got []element
+	err := listedElements(elementsMessage(nil, "meshban4", want), func(e element) error {
+		got = append(got, e)
+		return nil
+	})
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 }
 
