@@ -177,7 +177,7 @@ func banned(ctx context.Context, client *control.Client, start string) []string 
 	defer cancel()
 	var out []string
 	// Nobody can be told about an error here: the shell just completes nothing more.
-	_ = client.List(ctx, func(e control.ListEntry) error {
+	_ = client.List(ctx, false, func(e control.ListEntry) error {
 		addr := e.Prefix.String()
 		if !strings.HasPrefix(addr, start) || slices.Contains(out, addr) {
 			return nil

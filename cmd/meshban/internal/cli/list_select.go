@@ -22,11 +22,24 @@ type listing struct {
 	near  netip.Prefix // those that lie in it or contain it; zero = all
 	state string       // "" = any
 	limit int          // 0 = no limit
+	hits  bool         // with what each has dropped
 	order func(a, b control.ListEntry) int
+}
+
+// sortHits sorts by the packets that each ban has dropped, most first.
+const sortHits = "hits"
+
+// hits returns how many packets a ban has dropped.
+func hits(e control.ListEntry) uint64 {
+	if e.Dropped == nil {
+		return 0
+	}
+	return e.Packets
 }
 
 // sortKeys are the columns by which list can sort.
 var sortKeys = map[string]func(a, b control.ListEntry) int{
+	sortHits:  func(a, b control.ListEntry) int { return cmp.Compare(hits(b), hits(a)) },
 	"address": func(a, b control.ListEntry) int { return a.Prefix.Compare(b.Prefix.Prefix) },
 	"left":    func(a, b control.ListEntry) int { return a.Until.Compare(b.Until.Time) },
 	"by":      func(a, b control.ListEntry) int { return slices.Compare(a.Origins, b.Origins) },
@@ -61,6 +74,7 @@ func readListing(ctx *cli.Context) (*listing, error) {
 		return nil, errEmptySelection
 	}
 	key := get(&v, "sort", oneOf(slices.Sorted(maps.Keys(sortKeys))))
+	l.hits = key == sortHits
 	if l.order = sortKeys[key]; v.err != nil || !ctx.Args().Present() {
 		return l, v.err
 	}
@@ -93,7 +107,7 @@ func (c *command) entries(ctx context.Context, l *listing, yield func(control.Li
 		}
 	}
 	shown := 0
-	err = c.client().List(ctx, func(e control.ListEntry) error {
+	err = c.client().List(ctx, l.hits, func(e control.ListEntry) error {
 		switch {
 		case !l.shows(e):
 			return nil

@@ -59,7 +59,7 @@ var remedies = []struct {
 	{"pause --all 2h", 2, "write 10m, or another length of up to 1h, or off", "pause --all 1h"},
 	{"list --state hold", 2, `did you mean "held"?`, "list --state held"},
 	{"list --state x", 2, "write one of enforced, not enforced, pending, held, allowed", "list --state pending"},
-	{"list --sort reason", 2, "write one of address, by, left, source, state", "list --sort left"},
+	{"list --sort reason", 2, "write one of address, by, hits, left, source, state", "list --sort left"},
 	{"list --by=", 2, "meshban list shows nodes and sources", "list --by web1"},
 	{"export --json --format nft", 2, "leave out one of them", "export --format nft"},
 	{"list --bye x", 2, "meshban list --help shows its flags", ""},

@@ -88,7 +88,7 @@ func (c *command) selected(ctx *cli.Context, s *selection) ([]netip.Prefix, erro
 // matching returns the addresses of the bans that s selects.
 func (c *command) matching(ctx context.Context, s *selection) ([]netip.Prefix, error) {
 	var all []netip.Prefix
-	err := c.client().List(ctx, func(e control.ListEntry) error {
+	err := c.client().List(ctx, false, func(e control.ListEntry) error {
 		if s.matches(e) {
 			all = append(all, e.Prefix.Prefix)
 		}

@@ -206,7 +206,7 @@ func (w *routeWatch) sync(ctx context.Context, now time.Time) error {
 		never[i] = a.Prefix.Prefix
 	}
 	left, err := w.routes.Sync(now, feed.NewExceptions(never), func(yield func(feed.Entry) error) error {
-		return client.List(ctx, func(e control.ListEntry) error {
+		return client.List(ctx, false, func(e control.ListEntry) error {
 			if e.State != control.StateEnforced && e.State != control.StateNotEnforced {
 				return nil
 			}

@@ -60,7 +60,7 @@ func (c *command) export(ctx *cli.Context) error {
 		most = s.Bans.Active
 	}
 	ex := start(c.out, c.now(), most)
-	err := client.List(ctx.Context, func(e control.ListEntry) error {
+	err := client.List(ctx.Context, false, func(e control.ListEntry) error {
 		if e.State != control.StateEnforced && e.State != control.StateNotEnforced {
 			return nil
 		}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +14,9 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
+
+// hitsColumn is the place of the column HITS.
+const hitsColumn = 3
 
 func (c *command) list(ctx *cli.Context) error {
 	l, err := readListing(ctx)
@@ -26,7 +31,11 @@ func (c *command) list(ctx *cli.Context) error {
 		none = "no ban matches"
 	}
 	more, now := false, c.now()
-	t := c.newTable("ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON")
+	head := []string{"ADDRESS", "PORTS", "LEFT", "BY", "STATE", "SOURCE", "REASON"}
+	if l.hits {
+		head = slices.Insert(head, hitsColumn, "HITS")
+	}
+	t := c.newTable(head...)
 	err = show(c, ctx, t, none, func(e control.ListEntry) []string {
 		if e.NotEnforced != "" {
 			e.Reason = strings.TrimSuffix("not enforced: "+e.NotEnforced+"; "+e.Reason, "; ")
@@ -34,8 +43,16 @@ func (c *command) list(ctx *cli.Context) error {
 		if len(e.LeavesOut) > 0 && e.NotEnforced == "" {
 			e.Reason = strings.TrimSuffix("leaves out "+joined(e.LeavesOut)+"; "+e.Reason, "; ")
 		}
-		return []string{e.Prefix.String(), cmp.Or(e.Ports, "all"), span(e.Until.Sub(now)),
+		row := []string{e.Prefix.String(), cmp.Or(e.Ports, "all"), span(e.Until.Sub(now)),
 			cmp.Or(strings.Join(e.Origins, ","), "-"), e.State, cmp.Or(e.Source, "-"), e.Reason}
+		if l.hits {
+			count := "-"
+			if e.Dropped != nil {
+				count = strconv.FormatUint(e.Packets, 10)
+			}
+			row = slices.Insert(row, hitsColumn, count)
+		}
+		return row
 	}, func(ctx context.Context, yield func(control.ListEntry) error) (err error) {
 		more, err = c.entries(ctx, l, yield)
 		return err
@@ -144,6 +161,9 @@ func (c *command) finding(f control.Finding) string {
 	}
 	if f.Status != "" {
 		b.WriteString(": " + f.Status)
+	}
+	if f.Dropped != nil {
+		fmt.Fprintf(&b, "; has dropped %s, %s", plural(int(f.Packets), "packet", "packets"), plural(int(f.Bytes), "byte", "bytes"))
 	}
 	return b.String()
 }

@@ -113,7 +113,7 @@ func (c *command) lookVerbs() []*verb {
 			text("source", "`S` what came from this source: cli, line, line:sshd, import"),
 			text("state", "`S` what is in this state: enforced, \"not enforced\", pending, held or allowed"),
 			text("limit", "`N` this many at most"),
-			text("sort", "`COLUMN` address, left, by, state or source (default: in no order)"),
+			text("sort", "`COLUMN` address, left, by, state, source or hits (default: in no order)"),
 			linesFlag(),
 		}},
 		{name: "why", args: "ADDR", short: "explain what this node does about an address", action: c.why, flags: []cli.Flag{objectFlag()}},

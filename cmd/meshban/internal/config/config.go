@@ -170,6 +170,7 @@ type Peers struct {
 type Firewall struct {
 	Backends []string      // backends: in the order of trial; "auto" is already expanded
 	Outbound Outbound      // outbound: connections of this host to a banned address
+	Counters bool          // counters: count packets for each ban
 	Check    time.Duration // check: how often the kernel's rules are verified
 }
 

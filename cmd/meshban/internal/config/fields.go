@@ -66,6 +66,7 @@ func (c *Config) fields() []field {
 
 		{"firewall.backends", "auto, or which ways into the kernel to try, in this order", backends(&c.Firewall.Backends)},
 		{"firewall.outbound", "drop or allow our own connections to a banned address", choice(&c.Firewall.Outbound, OutboundDrop, OutboundAllow)},
+		{"firewall.counters", "count packets for each ban", boolean(&c.Firewall.Counters)},
 		{"firewall.check", "how often the rules in the kernel are checked", length(&c.Firewall.Check, MinCheck, MaxCheck)},
 
 		{"control.read_group", "the group that may look, by the control socket", optionalText(&c.Control.ReadGroup, parseGroup)},

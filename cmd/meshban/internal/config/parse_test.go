@@ -64,7 +64,7 @@ advertise: 203.0.113.9
 join: [web2, "[2001:db8::2]:7001", web2:7946]
 lines: {file: /var/log/newbans.log, emit: false, ports: as-written, for: 2h}
 bans: {for: 1h, max_for: 7d, widest_ipv4: 16, widest_ipv6: 32, quorum: 2}
-firewall: {backends: [nftables, none], outbound: allow, check: 5s}
+firewall: {backends: [nftables, none], outbound: allow, counters: true, check: 5s}
 control: {read_group: adm, write_group: 1001}
 allow:
   - 192.0.2.0/24
@@ -82,7 +82,7 @@ log: {level: debug, format: json}
 			c.Join = []string{"web2:7946", "[2001:db8::2]:7001"}
 			c.Lines = Lines{File: "/var/log/newbans.log", Ports: PortsAsWritten, For: 2 * time.Hour}
 			c.Bans = Bans{For: time.Hour, MaxFor: 7 * day, MinPrefix4: 16, MinPrefix6: 32, Quorum: Quorum{Origins: 2}}
-			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Check: 5 * time.Second}
+			c.Firewall = Firewall{Backends: []string{"nftables", "none"}, Outbound: OutboundAllow, Counters: true, Check: 5 * time.Second}
 			c.Control = Control{ReadGroup: "adm", WriteGroup: "1001"}
 			c.Allow = []Allowed{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Prefix: netip.MustParsePrefix("192.0.2.9/32")}, {Prefix: netip.MustParsePrefix("2001:db8::/64")}}
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9946")

@@ -70,7 +70,7 @@ func FuzzParse(f *testing.F) {
 		"join: [web1, '[::1]:1', 192.0.2.1]\nallow: ['::ffff:192.0.2.0/120', 2001:db8::/32]\n",
 		"lines: {file: \"/a \\\" b\", emit: FALSE, ports: as-written, for: 1w1d1ns}\nbans: {for: 1.5d, max_for: 30d, widest_ipv4: 8, quorum: 16}\n",
 		"bans: {quorum: {within: 1h, origins: 3}, quorum_by_source: [{source: \"line:*\", origins: 2, within: 30m}, {source: cli, origins: 1}]}\n",
-		"firewall: {backends: 'none', outbound: allow, check: 1s}\nmetrics: '[::1]:1'\nlog: {level: error, format: json}\n",
+		"firewall: {backends: 'none', outbound: allow, counters: yes, check: 1s}\nmetrics: '[::1]:1'\nlog: {level: error, format: json}\n",
 		"files: [{name: a.conf, format: nginx}, {every: 1h, format: hosts.deny, name: B_-9}]\n",
 		"hooks: [{name: a, on: [ban, held], sources: [cli], whose: all, every: 90s, at_most: 1, webhook: {url_file: /a, preset: ntfy, timeout: 2s, tries: 9}}]\n",
 		"hooks:\n- {on: [alive], webhook: {body: \"{\\\"a\\\":\\n\\\"{{text}}\\\"}\", url_file: /b}, name: b}\n- {name: c, exec: [/c, x, x], on: [ban]}\n",

@@ -54,7 +54,7 @@ func TestThroughTheSocket(t *testing.T) {
 		{"allowed", func(a control.Agent) (any, error) { return a.Allowed(ctx) }},
 		{"list", func(a control.Agent) (any, error) {
 			var all []control.ListEntry
-			err := a.List(ctx, func(e control.ListEntry) error {
+			err := a.List(ctx, false, func(e control.ListEntry) error {
 				e.Origins = slices.Clone(e.Origins)
 				all = append(all, e)
 				return nil
@@ -151,7 +151,7 @@ func TestListFailsInTheMiddle(t *testing.T) {
 			agent.ListFail, agent.ListErr = after, &control.Error{Code: control.CodeFailed, Message: "the store broke", Hint: "look"}
 			path, _ := serve(t, agent)
 			n := 0
-			err := control.NewClient(path).List(t.Context(), func(control.ListEntry) error { n++; return nil })
+			err := control.NewClient(path).List(t.Context(), false, func(control.ListEntry) error { n++; return nil })
 			if n != want || !reflect.DeepEqual(err, agent.ListErr) {
 				t.Errorf("%d entries and %v, want %d and %v", n, err, want, agent.ListErr)
 			}
@@ -163,7 +163,7 @@ func TestListFailsInTheMiddle(t *testing.T) {
 func TestListBreaksOff(t *testing.T) {
 	agent := panicAgent{controltest.New()}
 	path, _ := serve(t, agent)
-	err := control.NewClient(path).List(t.Context(), func(control.ListEntry) error { return nil })
+	err := control.NewClient(path).List(t.Context(), false, func(control.ListEntry) error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "broke off") {
 		t.Errorf("error %v, want one that contains \"broke off\"", err)
 	}
@@ -171,7 +171,7 @@ func TestListBreaksOff(t *testing.T) {
 
 type panicAgent struct{ *controltest.Agent }
 
-func (panicAgent) List(_ context.Context, yield func(control.ListEntry) error) error {
+func (panicAgent) List(_ context.Context, _ bool, yield func(control.ListEntry) error) error {
 	for _, e := range entries(5_000) {
 		if err := yield(e); err != nil {
 			return err
@@ -186,7 +186,7 @@ func TestListStops(t *testing.T) {
 	c := control.NewClient(path)
 	for range 3 {
 		n := 0
-		err := c.List(t.Context(), func(control.ListEntry) error {
+		err := c.List(t.Context(), false, func(control.ListEntry) error {
 			if n++; n == 10 {
 				return enough
 			}

@@ -17,9 +17,13 @@ var errorLine = []byte(`{"error":`)
 
 // List calls yield for each banned entry and stops with its error. The entry's Origins and OriginIDs are reused for
 // the next one.
-func (c *Client) List(ctx context.Context, yield func(ListEntry) error) error {
+func (c *Client) List(ctx context.Context, hits bool, yield func(ListEntry) error) error {
+	path := pathList
+	if hits {
+		path += "?" + withHits
+	}
 	var d entryDecoder
-	return c.ListRaw(ctx, func(line []byte) error {
+	return c.stream(ctx, path, nil, func(line []byte) error {
 		e, err := d.decode(line)
 		if err != nil {
 			return fmt.Errorf("read list entry: %w", err)
@@ -28,7 +32,7 @@ func (c *Client) List(ctx context.Context, yield func(ListEntry) error) error {
 	})
 }
 
-// ListRaw is List without decoding: yield gets each entry as a line of JSON without its newline, valid until yield
+// ListRaw is List without hits and decoding: yield gets each entry as a line of JSON without its newline, valid until yield
 // returns.
 func (c *Client) ListRaw(ctx context.Context, yield func(line []byte) error) error {
 	return c.stream(ctx, pathList, nil, yield)

@@ -136,6 +136,7 @@ func FuzzListEntry(f *testing.F) {
 	for _, e := range []ListEntry{
 		{Prefix: PrefixOf(netip.MustParsePrefix("203.0.113.7/32")), Until: TimeOf(until), Origins: []string{"web1", "web2"}, State: StateHeld},
 		{Prefix: PrefixOf(netip.MustParsePrefix("2001:db8::/32")), Ports: "80", Until: TimeOf(until), Reason: "\"\\\x00\xff\u2028", Source: "cli"},
+		{Prefix: PrefixOf(netip.MustParsePrefix("203.0.113.7/32")), Until: TimeOf(until), State: StateEnforced, Dropped: &Dropped{Packets: 1 << 63, Bytes: 7}},
 	} {
 		f.Add(e.AppendJSON(nil))
 	}

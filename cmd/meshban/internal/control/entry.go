@@ -1,5 +1,7 @@
 package control
 
+import "strconv"
+
 // AppendJSON appends e as one JSON object without a newline. encoding/json takes ten times as long, and a list may have
 // a million entries.
 func (e ListEntry) AppendJSON(dst []byte) []byte {
@@ -21,6 +23,10 @@ func (e ListEntry) AppendJSON(dst []byte) []byte {
 			list[i] = p.String()
 		}
 		dst = appendStrings(append(dst, `,"leaves_out":`...), list)
+	}
+	if e.Dropped != nil {
+		dst = strconv.AppendUint(append(dst, `,"packets":`...), e.Packets, 10)
+		dst = strconv.AppendUint(append(dst, `,"bytes":`...), e.Bytes, 10)
 	}
 	return append(dst, '}')
 }

@@ -23,6 +23,7 @@ const (
 	pathUnallow = "/v1/unallow"
 	pathAllowed = "/v1/allowed"
 	pathList    = "/v1/list"
+	withHits    = "hits"    // a parameter of pathList
 	pathWhy     = "/v1/why" // ?addr=
 	pathMembers = "/v1/members"
 	pathStatus  = "/v1/status"
@@ -80,7 +81,10 @@ func (s *Server) routes(server context.Context) http.Handler {
 	mux.Handle("GET "+pathStatus, get(agent.Status))
 	mux.Handle("GET "+pathReach, get(agent.Reach))
 	mux.HandleFunc("GET "+pathWhy, s.why)
-	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.List) })
+	mux.HandleFunc("GET "+pathList, func(w http.ResponseWriter, r *http.Request) {
+		hits := r.URL.Query().Has(withHits)
+		sendAll(w, r, server, func(ctx context.Context, yield func(ListEntry) error) error { return agent.List(ctx, hits, yield) })
+	})
 	mux.HandleFunc("GET "+pathAudit, func(w http.ResponseWriter, r *http.Request) { s.audit(w, r, server) })
 	mux.HandleFunc("GET "+pathHeld, func(w http.ResponseWriter, r *http.Request) { sendAll(w, r, server, agent.Held) })
 	mux.HandleFunc("GET "+pathWatch, func(w http.ResponseWriter, r *http.Request) { s.watch(w, r, server) })

@@ -29,8 +29,8 @@ type Agent interface {
 	Allowed(ctx context.Context) ([]AllowEntry, error)
 	// List calls yield for each entry and stops with its error. It must not hold a lock during yield, which blocks as
 	// long as the client is slow, and must not collect all entries first. yield does not keep what an entry points
-	// to.
-	List(ctx context.Context, yield func(ListEntry) error) error
+	// to. With hits, entries in force have their counters; CodeFailed: this node does not count.
+	List(ctx context.Context, hits bool, yield func(ListEntry) error) error
 	Why(ctx context.Context, prefix netip.Prefix) (WhyReply, error)
 	Members(ctx context.Context) ([]Member, error)
 	Status(ctx context.Context) (Status, error)
@@ -207,6 +207,7 @@ type ListEntry struct {
 	NotEnforced string   `json:"not_enforced,omitempty"` // the reason, with StateNotEnforced; otherwise ""
 	// LeavesOut are this machine's own networks that the kernel exempts from it.
 	LeavesOut []netip.Prefix `json:"leaves_out,omitempty"`
+	*Dropped                 // by this ban on this node; nil unless it was asked for
 }
 
 // Verdicts of a WhyReply. The agent may use more precise ones.
@@ -252,6 +253,7 @@ type Finding struct {
 	Status string `json:"status"` // in words: "enforced", "cancelled by an unban of web2", "suppressed by ..."
 	// OriginID is the id of the node named by Origin.
 	OriginID string `json:"origin_id,omitempty"`
+	*Dropped        // by this ban on this node; nil unless that is counted
 }
 
 // States of a Member.

@@ -135,7 +135,7 @@ func showFolder(t *testing.T, dir statedir.Dir) string {
 	ctx, stop := context.WithCancel(t.Context())
 	audited := make(chan error, 1)
 	go func() { audited <- d.audit.Run(ctx) }()
-	check(d.List(ctx, func(e control.ListEntry) error {
+	check(d.List(ctx, false, func(e control.ListEntry) error {
 		return add("ban %v %q until %v by %q (%q), %q from %s", e.Prefix, e.Ports, e.Until, e.Origins, e.OriginIDs, e.Reason, e.Source)
 	}))
 	check(d.Held(ctx, func(e control.HeldEntry) error {

@@ -26,7 +26,7 @@ func TestASlowListHoldsUpNobody(t *testing.T) {
 	n := first(t, "one")
 	n.fill(t)
 	seen := 0
-	err := n.List(t.Context(), func(control.ListEntry) error {
+	err := n.List(t.Context(), false, func(control.ListEntry) error {
 		if seen++; seen%lockChunk != 1 {
 			return nil
 		}

@@ -215,7 +215,7 @@ func (n *node) entry(t testing.TB, prefix string) (control.ListEntry, bool) {
 	t.Helper()
 	var found control.ListEntry
 	ok := false
-	err := n.List(t.Context(), func(e control.ListEntry) error {
+	err := n.List(t.Context(), false, func(e control.ListEntry) error {
 		if e.Prefix.Prefix.String() == prefix {
 			found, ok = e, true
 		}

@@ -19,7 +19,7 @@ func (n *node) hasAll(t *testing.T, addrs []string) {
 // enforced returns how many of addrs are banned and enforced.
 func enforced(t *testing.T, d *Daemon, addrs []string) (found int) {
 	t.Helper()
-	if err := d.List(t.Context(), func(e control.ListEntry) error {
+	if err := d.List(t.Context(), false, func(e control.ListEntry) error {
 		if slices.Contains(addrs, e.Prefix.Prefix.String()) && e.State == control.StateEnforced {
 			found++
 		}

@@ -52,7 +52,7 @@ func (n *node) imports(t *testing.T, req control.BanRequest, addrs ...string) co
 func (n *node) sources(t *testing.T) string {
 	t.Helper()
 	var all []string
-	if err := n.List(t.Context(), func(e control.ListEntry) error {
+	if err := n.List(t.Context(), false, func(e control.ListEntry) error {
 		all = append(all, control.FormatPrefix(e.Prefix.Prefix)+" "+e.Source)
 		return nil
 	}); err != nil {

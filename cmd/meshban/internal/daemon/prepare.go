@@ -293,7 +293,7 @@ func (d *Daemon) openFirewall(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opts := fw.Options{Outbound: outbound, Logger: d.log, Refused: d.claimed}
+	opts := fw.Options{Outbound: outbound, Counters: d.cfg.Firewall.Counters, Logger: d.log, Refused: d.claimed}
 	backend, attempts, err := fw.Open(ctx, d.cfg.Firewall.Backends, opts)
 	if err != nil {
 		return cmp.Or(d.claimed, err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/meshban/meshban/ban"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/daemon/enforce"
 	"github.com/meshban/meshban/fw"
 	"github.com/meshban/meshban/logsrc"
 	"github.com/meshban/meshban/mesh"
@@ -23,10 +25,20 @@ import (
 var _ control.Agent = (*Daemon)(nil)
 
 // List implements control.Agent.
-func (d *Daemon) List(ctx context.Context, yield func(control.ListEntry) error) error {
+func (d *Daemon) List(ctx context.Context, hits bool, yield func(control.ListEntry) error) error {
+	count := func(ban.Entry) *control.Dropped { return nil }
+	if hits {
+		of, err := d.fw.Hits(ctx)
+		if err != nil {
+			return d.notCounted(err)
+		}
+		count = func(e ban.Entry) *control.Dropped { return dropped(of, e.State, e.Prefix, e.Ports) }
+	}
 	var failed error
 	d.state.Entries(func(e ban.Entry) bool {
-		if failed = yield(d.listed(e)); failed == nil {
+		entry := d.listed(e)
+		entry.Dropped = count(e)
+		if failed = yield(entry); failed == nil {
 			failed = ctx.Err()
 		}
 		return failed == nil
@@ -50,6 +62,24 @@ func (d *Daemon) listed(e ban.Entry) control.ListEntry {
 		Prefix: control.PrefixOf(e.Prefix), Ports: e.Ports.String(), Until: control.TimeOf(e.Until), Origins: origins, OriginIDs: ids,
 		Reason: e.Reason, Source: e.Source, State: state, NotEnforced: why, LeavesOut: d.leftOut(e),
 	}
+}
+
+// dropped returns what an entry has dropped, or nil if it is not in force.
+func dropped(of fw.Hits, state ban.State, prefix netip.Prefix, ports ban.Ports) *control.Dropped {
+	if state != ban.StateEnforced {
+		return nil
+	}
+	return new(control.Dropped(of(enforce.Entry(ban.Rule{Prefix: prefix, Ports: ports}))))
+}
+
+// notCounted explains why the counters of each ban could not be read.
+func (d *Daemon) notCounted(err error) error {
+	e := &control.Error{Code: control.CodeFailed, Message: "the counters could not be read: " + err.Error()}
+	if errors.Is(err, fw.ErrNotCounted) {
+		e.Message = "this node does not count packets for each ban"
+		e.Hint = "write `firewall: {counters: true}` into meshban.yaml, and restart the agent"
+	}
+	return e
 }
 
 // leftOut returns this machine's own networks that the kernel leaves out of an entry.
@@ -86,6 +116,7 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	var wait sync.WaitGroup
 	wait.Go(func() { nodes = d.askWhy(ctx, prefix) })
 	reply, banned := d.explain(prefix)
+	d.countFindings(ctx, reply.Findings)
 	if !banned {
 		if text := d.fail2banBans(ctx, prefix); text != "" {
 			reply.Summary += " But " + text + "."
@@ -94,6 +125,26 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	wait.Wait()
 	reply.Nodes = nodes
 	return reply, nil
+}
+
+// countFindings adds to bans in force what they have dropped, if that is counted.
+func (d *Daemon) countFindings(ctx context.Context, findings []control.Finding) {
+	inForce := func(f control.Finding) bool {
+		return f.Kind == ban.KindBan.String() && strings.HasPrefix(f.Status, ban.StateEnforced.String())
+	}
+	if !d.config().Firewall.Counters || !slices.ContainsFunc(findings, inForce) {
+		return
+	}
+	of, err := d.fw.Hits(ctx)
+	if err != nil {
+		d.log.Debug("the counters of bans could not be read", "err", err)
+		return
+	}
+	for i, f := range findings {
+		if ports, err := ban.ParsePorts(f.Ports); err == nil && inForce(f) {
+			findings[i].Dropped = dropped(of, ban.StateEnforced, f.Prefix.Prefix, ports)
+		}
+	}
 }
 
 // explain returns what this node does about a prefix, and whether it bans it.

@@ -94,7 +94,7 @@ func (d *Daemon) reloadOnce(ctx context.Context) error {
 
 // fixedKeys take effect only at a restart.
 var fixedKeys = []string{
-	"name", "bind", "advertise", "metrics", "lines.file", "firewall.backends", "firewall.outbound", "firewall.check",
+	"name", "bind", "advertise", "metrics", "lines.file", "firewall.backends", "firewall.outbound", "firewall.counters", "firewall.check",
 	"control.read_group", "control.write_group", "api.listen", "api.certificate", "api.key", "api.hold", "log.format",
 }
 

@@ -31,7 +31,7 @@ func (node) Pace() ui.Pace {
 }
 
 func (n node) Find(ctx context.Context, s ui.Search, yield func(control.ListEntry) error) error {
-	return n.List(ctx, func(e control.ListEntry) error {
+	return n.List(ctx, false, func(e control.ListEntry) error {
 		if !s.Fits(e.Prefix.Prefix, e.Reason, e.Source, e.Origins) || s.State != "" && s.State != e.State {
 			return nil
 		}

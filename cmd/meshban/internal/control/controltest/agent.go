@@ -250,8 +250,8 @@ func (a *Agent) Allowed(context.Context) ([]control.AllowEntry, error) {
 	return all, nil
 }
 
-// List yields the bans, sorted.
-func (a *Agent) List(_ context.Context, yield func(control.ListEntry) error) error {
+// List yields the bans, sorted; with hits, those in force have counters.
+func (a *Agent) List(_ context.Context, hits bool, yield func(control.ListEntry) error) error {
 	a.mu.Lock()
 	all := make([]control.ListEntry, 0, len(a.bans))
 	for _, e := range a.bans {
@@ -262,6 +262,11 @@ func (a *Agent) List(_ context.Context, yield func(control.ListEntry) error) err
 	for i, e := range all {
 		if a.ListErr != nil && i == a.ListFail {
 			return a.ListErr
+		}
+		if !hits {
+			e.Dropped = nil
+		} else if e.Dropped == nil && e.State == control.StateEnforced {
+			e.Dropped = new(control.Dropped)
 		}
 		if err := yield(e); err != nil {
 			return err
