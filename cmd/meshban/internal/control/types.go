@@ -277,6 +277,8 @@ type Member struct {
 	// UDP is UDPFine, or what is lost between this node and it, such as "UDP to it does not arrive"; "" for this
 	// node.
 	UDP string `json:"udp,omitempty"`
+	// TCP is UDPFine or "TCP to it does not arrive", as its last answer shows; "" for this node, and if it is unknown.
+	TCP string `json:"tcp,omitempty"`
 	// ConfirmedS is the seconds since a comparison last found it in sync; nil = never since this node started.
 	ConfirmedS *float64 `json:"confirmed_s"`
 	// KeyGeneration is the generation of the newest mesh key that the node has: how many rotations preceded it; nil =
@@ -297,7 +299,7 @@ type Member struct {
 	Problems []string `json:"problems"`
 }
 
-// UDPFine means no sign of lost UDP.
+// UDPFine means no sign that anything is lost.
 const UDPFine = "ok"
 
 // States of a Member's certificate.

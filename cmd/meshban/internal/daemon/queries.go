@@ -323,6 +323,9 @@ func (d *Daemon) Members(ctx context.Context) ([]control.Member, error) {
 		}
 		if !m.Self {
 			c.UDP = udpText(m)
+			if h, ok := heard[m.ID]; ok {
+				c.TCP = tcpText(h.err)
+			}
 		}
 		if m.RTT > 0 {
 			ms := float64(m.RTT.Microseconds()) / 1000

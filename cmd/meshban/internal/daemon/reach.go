@@ -43,6 +43,17 @@ func (d *Daemon) askBack(ctx context.Context, id frame.ID) *bool {
 	return connected(d.ask(ctx, askLimit, []frame.ID{id}, question{})[0].err)
 }
 
+// tcpText returns what a question that ended with err tells of TCP to a member; "" = nothing.
+func tcpText(err error) string {
+	switch ok := connected(err); {
+	case ok == nil:
+		return ""
+	case *ok:
+		return control.UDPFine
+	}
+	return "TCP to it does not arrive"
+}
+
 // connected reports whether a question that ended with err had a connection; nil: that is unknown.
 func connected(err error) *bool {
 	var op *net.OpError

@@ -5,6 +5,7 @@ import (
 	"net"
 	"testing"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/mesh"
 	"github.com/meshban/meshban/mesh/frame"
 )
@@ -20,6 +21,10 @@ func TestReach(t *testing.T) {
 			t.Fatal(err)
 		}
 		return len(list) == 1 && list[0].Name == "b" && list[0].ID == b.self.String() && list[0].TCP != nil && *list[0].TCP
+	})
+	until(t, "members says so too", func() bool {
+		list, err := a.Members(t.Context())
+		return err == nil && len(list) == 2 && list[0].TCP == "" && list[1].TCP == control.UDPFine
 	})
 	if got := b.askBack(t.Context(), frame.ID{1}); got != nil {
 		t.Errorf("a stranger was asked back: %v", *got)
@@ -47,12 +52,16 @@ func TestConnected(t *testing.T) {
 		name string
 		err  error
 		want *bool
+		text string
 	}{
-		{"ok: it answered", nil, new(true)},
-		{"bad: refused", fmt.Errorf("ask: %w", refused), new(false)},
-		{"ok: unknown, it broke off", closed, nil},
-		{"ok: unknown, not tried", mesh.ErrAskedTooOften, nil},
+		{"ok: it answered", nil, new(true), control.UDPFine},
+		{"bad: refused", fmt.Errorf("ask: %w", refused), new(false), "TCP to it does not arrive"},
+		{"ok: unknown, it broke off", closed, nil, ""},
+		{"ok: unknown, not tried", mesh.ErrAskedTooOften, nil, ""},
 	} {
+		if got := tcpText(c.err); got != c.text {
+			t.Errorf("%s: %q", c.name, got)
+		}
 		if got := connected(c.err); (got == nil) != (c.want == nil) || got != nil && *got != *c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}

@@ -50,11 +50,18 @@ func (m *machine) ports(ctx context.Context) finding {
 		_, port, _ := net.SplitHostPort(m.status.Addr)
 		return bad(m.openPort(ctx, port)+" # on both machines", "%s", strings.Join(lost, "; "))
 	case len(peers) > len(some):
-		return ok("UDP passes both ways for %d peers, TCP to the first %d, and from %d that have said so", len(peers), len(some), heard)
+		return ok("UDP passes both ways for %s, TCP to the first %d, and from %d that have said so", peersText(peers), len(some), heard)
 	case heard < len(peers):
-		return ok("UDP passes both ways and TCP goes out, for %d peers; TCP comes in from %d, the others do not say", len(peers), heard)
+		return ok("UDP passes both ways and TCP goes out, for %s; TCP comes in from %d, the others do not say", peersText(peers), heard)
 	}
-	return ok("UDP and TCP pass both ways, for %d peers", len(peers))
+	return ok("UDP and TCP pass both ways, for %s", peersText(peers))
+}
+
+func peersText(peers []control.Member) string {
+	if len(peers) == 1 {
+		return "1 peer"
+	}
+	return fmt.Sprintf("%d peers", len(peers))
 }
 
 // openPort returns what to type to let a port's packets in, in the words of the firewall that this machine has.
