@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"io"
 	"net/netip"
 
+	"github.com/meshban/meshban/cmd/meshban/internal/demo"
 	"github.com/meshban/meshban/cmd/meshban/internal/doctor"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 )
@@ -19,6 +21,7 @@ type actions struct {
 	CA       func(ctx context.Context, opts node.CAOptions) (node.CAResult, error)
 	Setup    func(ctx context.Context, opts node.SetupOptions) (node.SetupResult, error)
 	Teardown func(ctx context.Context, dir string) ([]string, error)
+	Demo     func(ctx context.Context, out io.Writer) (demo.Report, error)
 	Doctor   func(ctx context.Context, opts node.DoctorOptions) ([]doctor.Finding, error)
 
 	SessionAbove      func() netip.Addr // where the ssh session comes from in which this process runs; zero = unknown

@@ -27,7 +27,7 @@ var withJSON = map[string][]string{
 	"status": {"status", "status --all"}, "audit": {"audit"}, "held": {"held list", "held drop --all"},
 	"import": {"import FILE"}, "export": {"export"}, "key": {"key list", "key add web2", "key delete web1"},
 	"setup": {"setup systemd --print", "setup systemd", "setup --remove"}, "teardown": {"teardown --dir EMPTY"},
-	"hook": {"hook test ops"}, "doctor": {"doctor"}, "drill": {"drill"},
+	"hook": {"hook test ops"}, "doctor": {"doctor"}, "drill": {"drill"}, "demo": {"demo"},
 	"pause":      {"pause 10m", "pause off --dry-run", "pause 10m --all", "pause off"},
 	"completion": {"completion bash"}, "version": {"version"}, "help": {"help", "help ban", "help trust"},
 }

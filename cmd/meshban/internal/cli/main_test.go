@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/demo"
 	"github.com/meshban/meshban/cmd/meshban/internal/doctor"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
@@ -101,6 +103,10 @@ func fakeActions() actions {
 				return node.SetupResult{}, fail()
 			}
 			return node.SetupResult{Done: []string{"wrote /etc/" + o.What}, Next: []string{"restart " + o.What}}, fail()
+		},
+		Demo: func(_ context.Context, out io.Writer) (demo.Report, error) {
+			fmt.Fprintln(out, "three servers")
+			return demo.Report{Packets: true, Nodes: []demo.Node{{Name: "web1", Banned: 3.5}}}, fail()
 		},
 		Doctor: func(_ context.Context, o node.DoctorOptions) ([]doctor.Finding, error) {
 			if o.Bundle != nil {

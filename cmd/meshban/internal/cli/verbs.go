@@ -184,6 +184,7 @@ func (c *command) otherVerbs() []*verb {
 		}},
 		{name: "hook", args: "test NAME", short: "send a test message by a hook of the config", action: c.hook, flags: []cli.Flag{objectFlag()}},
 		{name: "teardown", short: "take everything of ours out of the kernel", action: c.teardown, flags: []cli.Flag{objectFlag()}},
+		{name: "demo", short: "show on this machine what a mesh does", local: true, action: c.demo, flags: []cli.Flag{objectFlag()}},
 		{name: "completion", args: "bash|zsh|fish", short: "print a script that completes commands in your shell", local: true, action: c.completion, flags: []cli.Flag{objectFlag()}},
 		{name: "version", short: "print the version", local: true, action: c.version, flags: []cli.Flag{objectFlag()}},
 		{name: "help", args: "[COMMAND|TOPIC]", short: "print help", local: true, action: c.help, flags: []cli.Flag{objectFlag()}},

@@ -1,6 +1,12 @@
 package cli
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/demo"
 	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/setup"
@@ -17,9 +23,19 @@ func wire() actions {
 		CA:       node.UseAuthority,
 		Setup:    node.SetUp,
 		Teardown: node.Teardown,
+		Demo:     runDemo,
 		Doctor:   node.Doctor,
 
 		SessionAbove:      hostinfo.SessionAbove,
 		Fail2banInstalled: setup.Fail2banInstalled,
 	}
+}
+
+// runDemo runs the demo with this program.
+func runDemo(ctx context.Context, out io.Writer) (demo.Report, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return demo.Report{}, fmt.Errorf("find this program: %w", err)
+	}
+	return demo.Run(ctx, program, out)
 }
