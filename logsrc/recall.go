@@ -47,13 +47,9 @@ type recalled struct {
 	offset int64
 }
 
-// recognise sets r.old to the lines of r, from its offset on, that were read before.
+// recognise sets r.old to the lines of r, from its offset on, that were read before. r.recall is set.
 func (f *Follower) recognise(r *reader) error {
-	r.old = nil
 	rc := r.recall
-	if rc == nil {
-		return nil
-	}
 	if rc.edited && f.now.After(rc.until) {
 		if r.offset > 0 {
 			r.recall = nil

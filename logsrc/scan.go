@@ -20,8 +20,10 @@ type counters struct {
 
 // drain reads r to its end and passes what it finds to Handle. If ctx ends, it returns nil early.
 func (f *Follower) drain(ctx context.Context, r *reader) error {
-	if err := f.recognise(r); err != nil {
-		return err
+	if r.old = nil; r.recall != nil {
+		if err := f.recognise(r); err != nil {
+			return err
+		}
 	}
 	for ctx.Err() == nil {
 		c, full, err := r.read(f.scan.buf)
