@@ -145,7 +145,7 @@ func (m *Mesh) tellRevoked(now time.Time, id frame.ID) {
 	if s.Revoked == nil || n == nil {
 		return
 	}
-	m.pusher.To(n, wire.AppendPacked([]byte{wire.KindPush}, s.Revoked.Frame.Raw))
+	m.pusher.Send(n, wire.AppendPacked([]byte{wire.KindPush}, s.Revoked.Frame.Raw))
 }
 
 // AuthorityID returns the origin of what the mesh's authority signs, or zero if the mesh has no authority.

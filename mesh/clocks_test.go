@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/mesh/frame"
-	"github.com/meshban/meshban/mesh/internal/replica"
+	"github.com/meshban/meshban/mesh/internal/wire"
 )
 
 // A node whose clock was far ahead or behind used to be mute, and nobody said so.
@@ -63,7 +63,7 @@ func TestClusterNamesClocks(t *testing.T) {
 					}
 					forged := bytes.Clone(f.Raw)
 					forged[len(forged)-1] ^= 1
-					c.nodes[0].receive(forged, len(forged), replica.ViaPush, new(intake))
+					c.nodes[0].small(wire.AppendPacked([]byte{wire.KindPush}, forged), new(intake))
 					if _, told := early.Load(string(forged)); told {
 						t.Error("a forged frame of the future is told")
 					}

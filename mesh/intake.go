@@ -44,17 +44,8 @@ func (in *intake) of(by replica.Via) *[]frame.Frame {
 	return &in.push
 }
 
-// receive checks one frame from a buffer of whole bytes: cheap checks first, including whether its origin is trusted,
-// then the signature. Only the step that follows marks the frame as seen.
-func (m *Mesh) receive(raw []byte, whole int, by replica.Via, in *intake) {
-	f, ok := m.precheck(raw)
-	if !ok {
-		return
-	}
-	m.accept(f, f.Verify() == nil, whole, by, in)
-}
-
-// precheck decodes a frame and reports whether it passes the cheap checks.
+// precheck decodes a frame and reports whether it passes the cheap checks, which come before that of the signature. Only
+// the step that takes the frame in marks it as seen.
 func (m *Mesh) precheck(raw []byte) (f frame.Frame, ok bool) {
 	m.count.received.Add(1)
 	f, err := frame.Decode(raw)

@@ -406,7 +406,9 @@ func (m *Mesh) small(b []byte, in *intake) {
 				m.count.refused[refusedFormat].Add(1)
 				return
 			}
-			m.receive(raw, len(b), by, in)
+			if f, ok := m.precheck(raw); ok {
+				m.accept(f, f.Verify() == nil, len(b), by, in)
+			}
 			rest = tail
 		}
 	case wire.KindSync:

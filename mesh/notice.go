@@ -111,7 +111,7 @@ func (v *noticers) accept(now time.Time, from frame.ID, issued time.Time) bool {
 }
 
 // Notify sends one member a payload (at most MaxNotice bytes) in a packet that only that member accepts. nil does not
-// mean that it arrived. An error matches ErrStopped, or means that the member cannot be reached now.
+// mean that it arrived. An error means that the member cannot be reached now.
 func (m *Mesh) Notify(to frame.ID, payload []byte) error {
 	if len(payload) > MaxNotice {
 		return fmt.Errorf("notice of %d bytes, want at most %d", len(payload), MaxNotice)
@@ -121,7 +121,10 @@ func (m *Mesh) Notify(to frame.ID, payload []byte) error {
 		return errNotAlive
 	}
 	n := notice{signed: signed{MeshID: m.cfg.Secrets.MeshID}, To: to, Issued: m.now(), Payload: payload}
-	return m.sendPacket(node, n.encode(m.cfg.Identity))
+	if !m.sendPacket(node, n.encode(m.cfg.Identity)) {
+		return errNotAlive
+	}
+	return nil
 }
 
 // noticeMessage handles a notice to us. It drops and counts a notice that is not from a trusted member, not for us, too

@@ -112,7 +112,7 @@ func (m *Mesh) leave(here *membership) error {
 	said := bye{signed: signed{MeshID: m.cfg.Secrets.MeshID}, Issued: m.now()}.encode(m.cfg.Identity)
 	alive := m.peers.alive()
 	for _, t := range alive {
-		m.pusher.To(t.Node, said)
+		m.pusher.Send(t.Node, said)
 	}
 	if err := here.ml.Leave(leaveTime); err != nil {
 		m.cfg.Logger.Debug("the goodbye did not reach everybody", "error", err)

@@ -16,7 +16,7 @@ func (m *Mesh) sendSync(out replica.Outgoing) {
 	}
 	size := 1 + len(out.Msg)
 	if size <= wire.FreshSize || size <= wire.MaxPacket && m.paths.TCPFailed(m.now(), out.To) {
-		m.pusher.To(n, append([]byte{out.Kind}, out.Msg...))
+		m.pusher.Send(n, append([]byte{out.Kind}, out.Msg...))
 		return
 	}
 	if !m.streams.Put(spread.Message{To: out.To, Session: out.Session, Kind: out.Kind, Body: out.Msg}) {
@@ -45,13 +45,12 @@ func (m *Mesh) sendStream(out spread.Message) bool {
 	return err == nil
 }
 
-func (m *Mesh) sendPacket(to *memberlist.Node, msg []byte) error {
+// sendPacket reports whether the packet could be sent.
+func (m *Mesh) sendPacket(to *memberlist.Node, msg []byte) bool {
 	ml := m.ml.Load()
-	if ml == nil {
-		return ErrStopped
+	if ml != nil && (m.overStream(to, msg) || ml.SendBestEffort(to, msg) == nil) {
+		return true
 	}
-	if m.overStream(to, msg) {
-		return nil
-	}
-	return ml.SendBestEffort(to, msg)
+	m.count.SendErrors.Add(1)
+	return false
 }

@@ -131,9 +131,9 @@ func (n *simNode) start() {
 	}
 	m.now = n.now
 	m.core = replica.New(n.key.ID(), m.cfg.authorityID(), epoch, rand.New(rand.NewPCG(w.seed, uint64(n.slot)<<32|uint64(n.run))))
-	m.pusher = spread.NewPusher(m.id, m.peers.receivers, func(to *memberlist.Node, b []byte) error {
+	m.pusher = spread.NewPusher(m.id, m.peers.receivers, func(to *memberlist.Node, b []byte) bool {
 		n.send(to, b, false) // UDP reports no loss
-		return nil
+		return true
 	})
 	m.pusher.AlwaysTrees = w.plan.trees // some fleets use trees although they are small
 	m.streams = spread.NewStreams(n.stream, func(out spread.Message) { m.tell(replica.SendFailedEvent{Peer: out.To, Session: out.Session}) })

@@ -64,7 +64,7 @@ func (m *Mesh) Stats() Stats {
 		Duplicates:   c.duplicates.Load(),
 		Refused:      make(map[string]uint64, refusedReasons),
 		Dropped:      m.dropped(),
-		SendErrors:   c.SendErrors.Load() + m.pusher.Count.Failed.Load(),
+		SendErrors:   c.SendErrors.Load(),
 		Syncs:        c.syncs.Load(),
 		Synced:       c.synced.Load(),
 		SyncFrames:   c.syncFrames.Load(),

@@ -40,22 +40,23 @@ func Find(members []Target, id frame.ID) (int, bool) {
 type Pusher struct {
 	// Count is what it has sent.
 	Count struct {
-		Sent, Forwarded, Dropped, Failed atomic.Uint64
+		Sent, Forwarded, Dropped atomic.Uint64
 	}
 	// AlwaysTrees makes all frames go along trees, however few members there are. For simulations.
 	AlwaysTrees bool
+	// Send sends one packet and reports whether it could. Frames of a lost packet come by sync.
+	Send func(to *memberlist.Node, msg []byte) bool
 
 	self    frame.ID
 	jobs    chan Job // Put sends, Run receives, nobody closes; full: the job is dropped and counted
 	later   chan Job // the same for large frames
 	members func() []Target
-	send    func(to *memberlist.Node, msg []byte) error
 	busy    atomic.Int64 // unfinished jobs
 }
 
-// NewPusher returns a pusher of the node self. members returns the others, sorted by id; send sends one packet.
-func NewPusher(self frame.ID, members func() []Target, send func(to *memberlist.Node, msg []byte) error) *Pusher {
-	return &Pusher{self: self, jobs: make(chan Job, maxPush), later: make(chan Job, maxPush), members: members, send: send}
+// NewPusher returns a pusher of the node self. members returns the others, sorted by id.
+func NewPusher(self frame.ID, members func() []Target, send func(to *memberlist.Node, msg []byte) bool) *Pusher {
+	return &Pusher{self: self, jobs: make(chan Job, maxPush), later: make(chan Job, maxPush), members: members, Send: send}
 }
 
 // Job is frames to send. Relayed frames came along a tree and continue along it. Direct frames go to every member, however
@@ -159,7 +160,7 @@ func (p *Pusher) batch(first Job) {
 	if packets := wire.Pack(wire.KindPush, direct); len(packets) > 0 {
 		for _, t := range members {
 			for _, packet := range packets {
-				p.To(t.Node, packet)
+				p.Send(t.Node, packet)
 			}
 		}
 		p.Count.Sent.Add(uint64(len(direct) * len(members)))
@@ -173,7 +174,7 @@ func (p *Pusher) tree(f frame.Frame, members []Target, relay bool) {
 		if !t.Gone {
 			ids = append(ids, t.ID)
 		} else if !relay {
-			p.To(t.Node, wire.AppendPacked([]byte{wire.KindPush}, f.Raw))
+			p.Send(t.Node, wire.AppendPacked([]byte{wire.KindPush}, f.Raw))
 			p.Count.Sent.Add(1)
 		}
 	}
@@ -181,7 +182,7 @@ func (p *Pusher) tree(f frame.Frame, members []Target, relay bool) {
 	children := Children(f.Hash(), f.Origin, p.self, ids)
 	for _, id := range children {
 		if i, ok := Find(members, id); ok {
-			p.To(members[i].Node, packet)
+			p.Send(members[i].Node, packet)
 		}
 	}
 	p.Count.Sent.Add(uint64(len(children)))
@@ -194,17 +195,10 @@ func (p *Pusher) toNext(frames []frame.Frame, members []Target) {
 	for _, f := range frames {
 		next := Successor(f.Hash(), f.Origin, p.self, members)
 		if i, ok := Find(members, next); ok {
-			p.To(members[i].Node, wire.AppendPacked([]byte{wire.KindPush}, f.Raw))
+			p.Send(members[i].Node, wire.AppendPacked([]byte{wire.KindPush}, f.Raw))
 			p.Count.Sent.Add(1)
 			p.Count.Forwarded.Add(1)
 		}
-	}
-}
-
-// To sends one packet; if it is lost, its frames come by sync.
-func (p *Pusher) To(n *memberlist.Node, packet []byte) {
-	if err := p.send(n, packet); err != nil {
-		p.Count.Failed.Add(1)
 	}
 }
 

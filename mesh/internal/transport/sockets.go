@@ -156,17 +156,17 @@ func (s *Sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 
 // WriteTo sends a packet to an address with its port.
 func (s *Sockets) WriteTo(b []byte, addr string) (time.Time, error) {
-	to, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("send to %q: %w", addr, err)
-	}
-	_, err = s.udp.WriteToUDPAddrPort(b, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
-	return time.Now(), err
+	return s.WriteToAddress(b, memberlist.Address{Addr: addr})
 }
 
 // WriteToAddress sends a packet; it ignores the node's name.
 func (s *Sockets) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	return s.WriteTo(b, a.Addr)
+	to, err := netip.ParseAddrPort(a.Addr)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("send to %q: %w", a.Addr, err)
+	}
+	_, err = s.udp.WriteToUDPAddrPort(b, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+	return time.Now(), err
 }
 
 // PacketCh returns the packets that arrived.
