@@ -1,19 +1,22 @@
 package ban
 
-// OwnOps returns what this node must publish, in this order, to say op. That is op alone, unless op is a ban or allow
-// that ends before what this node last said about the same prefix and ports. A node that hears of both after op has
-// ended would let the longer one stand, so OwnOps takes the longer one back first. It does so even if another node has
+// OwnOps returns what this node must publish, in this order, to say ops. That is each op alone, unless it is a ban or
+// allow that ends before what this node last said about the same prefix and ports. A node that hears of both after the op
+// has ended would let the longer one stand, so OwnOps takes the longer one back first. It does so even if another node has
 // lifted the longer one: if that node is revoked, its unban no longer counts.
-func (t *Table) OwnOps(op Op) []Op {
-	if op.Kind != KindBan && op.Kind != KindAllow {
-		return []Op{op}
+func (t *Table) OwnOps(ops ...Op) []Op {
+	all := make([]Op, 0, len(ops))
+	for _, op := range ops {
+		if op.Kind == KindBan || op.Kind == KindAllow {
+			b := t.setOf(op.Kind)
+			if _, last := t.ownLast(b, op.Prefix, op.Ports); last != 0 && b.claims.at(last).until > millis(op.Until) {
+				all = append(all, t.instead(b, op, t.recordOf(b, last))...)
+				continue
+			}
+		}
+		all = append(all, op)
 	}
-	b := t.setOf(op.Kind)
-	_, last := t.ownLast(b, op.Prefix, op.Ports)
-	if last == 0 || b.claims.at(last).until <= millis(op.Until) {
-		return []Op{op}
-	}
-	return t.instead(b, op, t.recordOf(b, last))
+	return all
 }
 
 // Amend returns what this node must publish after a record of its own that it had lost has come back. If what it said

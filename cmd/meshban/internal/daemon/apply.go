@@ -109,13 +109,31 @@ func (d *Daemon) deliver(frames []frame.Frame) {
 // judge returns why a record of another node is refused, or nil. It is called with the lock held.
 type judge func(now time.Time, t *ban.Table, r *ban.Record) error
 
-// admit merges the records of each frame that judge accepts.
+// admit merges the records of each frame that judge accepts. Refused ops are counted and logged; the frame travels on
+// regardless, because every node judges for itself.
 func (d *Daemon) admit(now time.Time, some []*arrival, judge judge) {
 	steps := make([]func(*ban.Table) []ban.Change, 0, len(some))
 	for _, a := range some {
 		steps = append(steps, func(t *ban.Table) []ban.Change {
-			a.records = d.judgeLocked(now, t, a.records, judge)
-			return t.Merge(now, a.records)
+			kept := a.records[:0]
+			for i := range a.records {
+				r := &a.records[i]
+				var err error
+				if r.Origin == d.self {
+					err = d.tooLongLocked(r)
+				} else {
+					err = judge(now, t, r)
+				}
+				d.past.judged(r, err)
+				if err != nil {
+					d.metrics.refuse(err)
+					d.log.Debug("refused an op", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
+					continue
+				}
+				kept = append(kept, *r)
+			}
+			a.records = kept
+			return t.Merge(now, kept)
 		})
 	}
 	d.state.Change(now, steps...)
@@ -174,29 +192,6 @@ func (d *Daemon) ignore(now time.Time, f frame.Frame, err error) {
 	if loud {
 		d.log.Warn("ignored frames of a node", "origin", d.names.of(ban.Origin(f.Origin)), "err", err)
 	}
-}
-
-// judgeLocked returns those of a frame's records that judge admits, in the same array. Refused ops are counted and
-// logged; the frame travels on regardless, because every node judges for itself.
-func (d *Daemon) judgeLocked(now time.Time, t *ban.Table, records []ban.Record, judge judge) []ban.Record {
-	kept := records[:0]
-	for i := range records {
-		r := &records[i]
-		var err error
-		if r.Origin == d.self {
-			err = d.tooLongLocked(r)
-		} else {
-			err = judge(now, t, r)
-		}
-		d.past.judged(r, err)
-		if err != nil {
-			d.metrics.refuse(err)
-			d.log.Debug("refused an op", "origin", d.names.of(r.Origin), "prefix", r.Prefix, "err", err)
-			continue
-		}
-		kept = append(kept, *r)
-	}
-	return kept
 }
 
 // recordsOf returns a frame's ops with their origin, version and time of arrival.

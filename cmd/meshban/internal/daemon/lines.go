@@ -56,8 +56,8 @@ type lineCounts struct {
 func (d *Daemon) handleLines(batch []logsrc.Line, pos logsrc.Position) {
 	if len(batch) > 0 {
 		now := time.Now()
-		ops := d.sightings(now, batch)
-		if err := d.publish(now, d.ownOps(ops)); err != nil {
+		ops, own := d.sightings(now, batch)
+		if err := d.publish(now, own); err != nil {
 			d.problems.set("lines", "bans of the line file could not be made: "+err.Error(), "ban what it names by hand: `meshban ban ADDR`")
 			d.log.Error("could not publish the bans of the line file", "err", err)
 		} else {
@@ -91,14 +91,13 @@ func (d *Daemon) writer(now time.Time, line logsrc.Line) string {
 }
 
 // sightings returns the bans that the lines ask for, except echoes of the mesh, duplicates, bans that would shorten an
-// existing one, and bans that policy refuses.
-func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
+// existing one, and bans that policy refuses. own is what this node must publish for them.
+func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) (ops, own []ban.Op) {
 	type key struct {
 		prefix netip.Prefix
 		ports  ban.Ports
 	}
 	at := map[key]int{} // place in ops
-	var ops []ban.Op
 	d.state.View(func(t *ban.Table) {
 		for _, line := range batch {
 			if other := d.writer(now, line); other != "" {
@@ -129,9 +128,10 @@ func (d *Daemon) sightings(now time.Time, batch []logsrc.Line) []ban.Op {
 			at[k] = len(ops)
 			ops = append(ops, op)
 		}
+		own = t.OwnOps(ops...)
 	})
 	d.lines.banned.Add(uint64(len(ops)))
-	return ops
+	return ops, own
 }
 
 // sightingLocked returns the ban that a line asks for.

@@ -103,9 +103,9 @@ func (d *Daemon) revokePreview(now time.Time, id frame.ID, req control.RevokeReq
 		return reply
 	}
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
-		var ops []ban.Op
-		ops, cursor = d.again(now, origin, req.Since, cursor)
-		reply.Kept += len(ops)
+		var bans int
+		bans, _, cursor = d.again(now, origin, req.Since, cursor)
+		reply.Kept += bans
 	}
 	return reply
 }
@@ -139,41 +139,33 @@ const revokeAfter = 200 * time.Millisecond
 func (d *Daemon) sayAgain(ctx context.Context, now time.Time, origin ban.Origin, before time.Time) (said int, err error) {
 	pace := d.state.Pace(d.bulkRate)
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
+		var bans int
 		var ops []ban.Op
-		if ops, cursor = d.again(now, origin, before, cursor); len(ops) == 0 {
+		if bans, ops, cursor = d.again(now, origin, before, cursor); bans == 0 {
 			continue
 		}
-		if err := d.publish(now, d.ownOps(ops)); err != nil {
+		if err := d.publish(now, ops); err != nil {
 			return said, err
 		}
-		said += len(ops)
-		pace.Slice(ctx, len(ops))
+		said += bans
+		pace.Slice(ctx, bans)
 	}
 	return said, nil
 }
 
-// again returns a slice of the bans that arrived from an origin before a time, except those that policy forbids this
-// node to make and those that it already has for longer.
-func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (ops []ban.Op, next uint32) {
+// again returns what this node must publish for a slice of the bans that arrived from an origin before a time, and how many
+// bans that is. It leaves out those that policy forbids this node to make and those that it already has for longer.
+func (d *Daemon) again(now time.Time, origin ban.Origin, before time.Time, cursor uint32) (bans int, ops []ban.Op, next uint32) {
 	d.state.View(func(t *ban.Table) {
 		ops, next = t.SaidAfter(now, origin, before, cursor, lockChunk)
 		ops = slices.DeleteFunc(ops, func(op ban.Op) bool {
 			own, ok := t.OwnBan(op.Prefix, op.Ports)
 			return ok && own.Until.After(op.Until) || t.CheckLocal(now, op) != nil
 		})
+		bans, ops = len(ops), t.OwnOps(ops...)
 	})
 	enforce.GiveWay()
-	return ops, next
-}
-
-// ownOps returns the ops that this node must publish for ops to take effect.
-func (d *Daemon) ownOps(ops []ban.Op) (all []ban.Op) {
-	d.state.View(func(t *ban.Table) {
-		for _, op := range ops {
-			all = append(all, t.OwnOps(op)...)
-		}
-	})
-	return all
+	return bans, ops, next
 }
 
 // findNode finds a node by its certified name, its id or the id's first digits. What nodes call themselves is ignored.
