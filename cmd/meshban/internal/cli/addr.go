@@ -102,7 +102,7 @@ func (c *command) listed() ([]netip.Prefix, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read stdin: %w", err)
 	case len(list.Entries) > maxListed:
-		return nil, usagef("use `meshban import -`", "the list on stdin has more than %s addresses", count(maxListed))
+		return nil, usagef("use `meshban import -`", "the list on stdin has more than %s addresses", control.Count(maxListed))
 	case list.Masked > 0:
 		return nil, usagef("write the network, or the one address", "stdin: host bits are set: %s", list.Example)
 	}

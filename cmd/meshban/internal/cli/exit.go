@@ -105,7 +105,7 @@ func tell(w io.Writer, err error, hint string) {
 		hint = diskHint(err)
 	}
 	for line := range strings.SplitSeq(message, "\n") {
-		fmt.Fprintf(w, "meshban: error: %s\n", clean(line))
+		fmt.Fprintf(w, "meshban: error: %s\n", control.Printable(line))
 	}
 	tellHint(w, hint)
 }
@@ -121,7 +121,7 @@ func diskHint(err error) string {
 
 func tellHint(w io.Writer, hint string) {
 	if hint != "" {
-		fmt.Fprintf(w, "meshban: hint: %s\n", clean(hint))
+		fmt.Fprintf(w, "meshban: hint: %s\n", control.Printable(hint))
 	}
 }
 

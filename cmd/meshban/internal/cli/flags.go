@@ -119,7 +119,7 @@ func (v *values) reason() string {
 		switch {
 		case len(s) > control.MaxReason:
 			return "", &config.Error{Problem: fmt.Sprintf("it has %d bytes", len(s)), Remedy: fmt.Sprintf("write at most %d", control.MaxReason)}
-		case clean(s) != s:
+		case control.Printable(s) != s:
 			return "", &config.Error{Problem: fmt.Sprintf("%q has characters that cannot be printed", s), Remedy: "write plain text"}
 		}
 		return s, nil

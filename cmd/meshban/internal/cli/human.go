@@ -2,22 +2,11 @@ package cli
 
 import (
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
-
-// clean makes foreign text safe for a terminal: invisible characters and those that control the terminal become U+FFFD.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == ' ' || unicode.IsGraphic(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
-}
 
 // span formats a duration by its two largest units, rounded down: 6d23h, 1h30m, 45s. (Ends are rounded up instead.)
 func span(d time.Duration) string {
@@ -34,20 +23,11 @@ func span(d time.Duration) string {
 	return config.FormatDuration(d.Truncate(unit))
 }
 
-// count writes n with a comma between thousands.
-func count[N int | uint64](n N) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
 // size writes a number of bytes with its largest unit, rounded down.
 func size(bytes uint64) string {
 	for i, unit := range [...]string{"TiB", "GiB", "MiB", "KiB"} {
 		if one := uint64(1) << (40 - 10*i); bytes >= one {
-			return count(bytes/one) + " " + unit
+			return control.Count(bytes/one) + " " + unit
 		}
 	}
 	return fmt.Sprintf("%d bytes", bytes)
@@ -58,5 +38,5 @@ func plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
-	return count(n) + " " + many
+	return control.Count(n) + " " + many
 }

@@ -32,7 +32,7 @@ func TestSpan(t *testing.T) {
 
 func TestCount(t *testing.T) {
 	for in, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
-		if got := count(in); got != want {
+		if got := control.Count(in); got != want {
 			t.Errorf("%d: %q, want %q", in, got, want)
 		}
 	}
@@ -52,7 +52,7 @@ func TestClean(t *testing.T) {
 		"scan of ü 日本": "scan of ü 日本", "a\x1b[2Jb": "a\ufffd[2Jb", "a\nb\tc\r": "a\ufffdb\ufffdc\ufffd",
 		"\u009b31m": "\ufffd31m", "\u202eevil": "\ufffdevil", "\xff": "\ufffd",
 	} {
-		if got := clean(in); got != want {
+		if got := control.Printable(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

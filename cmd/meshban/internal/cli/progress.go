@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
 // progressEvery is the shortest interval between two updates of a progress line.
@@ -37,7 +39,7 @@ func (p *progress) at(done int, bytes int64) {
 	if p.size > 0 {
 		percent = fmt.Sprintf(", %d %%", min(100*bytes/p.size, 100))
 	}
-	fmt.Fprintf(p.out, "\r\x1b[K%s addresses banned%s", count(done), percent)
+	fmt.Fprintf(p.out, "\r\x1b[K%s addresses banned%s", control.Count(done), percent)
 }
 
 // clear erases the line.

@@ -37,7 +37,7 @@ func (c *command) each(
 					fmt.Fprintln(c.out, done(r))
 				}
 				if r.Note != "" {
-					fmt.Fprintf(c.err, "meshban: %s: %s\n", r.Prefix.String(), clean(r.Note))
+					fmt.Fprintf(c.err, "meshban: %s: %s\n", r.Prefix.String(), control.Printable(r.Note))
 					hints = addHint(hints, r.Hint)
 				}
 				continue
@@ -84,7 +84,7 @@ func refusal(r control.Result) string {
 	if addr := r.Prefix.String(); !strings.Contains(text, addr) {
 		text = addr + ": " + text
 	}
-	return clean(text)
+	return control.Printable(text)
 }
 
 // worse returns whichever of two codes decides the exit code: failure outranks misuse, misuse a refusal, and a

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 )
 
 // learned is how many rows a table reads ahead to find its column widths. A wider cell that comes later pushes its row
@@ -35,7 +37,7 @@ func (c *command) newTable(head ...string) *table {
 // row adds a row with as many cells as the head; the last ones may be empty.
 func (t *table) row(cells ...string) error {
 	for i := range cells {
-		cells[i] = clean(cells[i])
+		cells[i] = control.Printable(cells[i])
 	}
 	if t.fixed {
 		return t.write(cells)
@@ -148,6 +150,6 @@ func field(out io.Writer, name string, lines ...string) {
 		if line == "" {
 			continue
 		}
-		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%-9s %s", name, clean(line)), " "))
+		fmt.Fprintln(out, strings.TrimRight(fmt.Sprintf("%-9s %s", name, control.Printable(line)), " "))
 	}
 }

@@ -105,6 +105,6 @@ func showLifts(out io.Writer, all []netip.Prefix, most int) {
 		fmt.Fprintf(out, "  %s\n", control.FormatPrefix(p))
 	}
 	if more := len(all) - most; more > 0 {
-		fmt.Fprintf(out, "  and %s more\n", count(more))
+		fmt.Fprintf(out, "  and %s more\n", control.Count(more))
 	}
 }

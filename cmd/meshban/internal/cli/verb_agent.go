@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/node"
 	"github.com/meshban/meshban/cmd/meshban/internal/ownfile"
 )
@@ -113,7 +114,7 @@ func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 	field(c.out, "join", res.Join...)
 	field(c.out, "config", res.Config)
 	if res.NameTaken {
-		fmt.Fprintf(c.err, "meshban: warning: another node is called %s too, so both are shown with their ids\n", clean(res.Name))
+		fmt.Fprintf(c.err, "meshban: warning: another node is called %s too, so both are shown with their ids\n", control.Printable(res.Name))
 		tellHint(c.err, "for another name, set it in meshban.yaml, make a token with `meshban invite`, then: meshban rotate node-key TOKEN")
 	}
 	hint := "next: " + startHint(c.dir)

@@ -70,7 +70,7 @@ func (c *command) caps(ctx *cli.Context, req control.CapsRequest) error {
 	if done, err := c.answered(ctx, rep, err); done {
 		return err
 	}
-	field(c.out, "node", fmt.Sprintf("%s (%s)", clean(rep.Name), short(rep.ID)))
+	field(c.out, "node", fmt.Sprintf("%s (%s)", control.Printable(rep.Name), short(rep.ID)))
 	field(c.out, "caps", rep.Caps.String())
 	field(c.out, "until", control.FormatTime(rep.Until))
 	return nil
@@ -87,7 +87,7 @@ func (c *command) handOut(ctx *cli.Context, res node.CAResult) error {
 	if err := c.out.Flush(); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
-	fmt.Fprintf(c.err, "meshban: %s\n", clean(res.Said))
+	fmt.Fprintf(c.err, "meshban: %s\n", control.Printable(res.Said))
 	tellHint(c.err, res.Next)
 	return nil
 }

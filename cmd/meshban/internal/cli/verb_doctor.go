@@ -56,9 +56,9 @@ func (c *command) examine(ctx *cli.Context, opts node.DoctorOptions) error {
 			}
 			continue
 		}
-		fmt.Fprintf(c.out, "%-11s  %s: %s\n", f.State, f.Check, clean(f.Text))
+		fmt.Fprintf(c.out, "%-11s  %s: %s\n", f.State, f.Check, control.Printable(f.Text))
 		if f.Remedy != "" {
-			fmt.Fprintf(c.out, "%-11s  -> %s\n", "", clean(f.Remedy))
+			fmt.Fprintf(c.out, "%-11s  -> %s\n", "", control.Printable(f.Remedy))
 		}
 	}
 	if failed {

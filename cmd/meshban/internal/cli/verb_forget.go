@@ -21,6 +21,6 @@ func (c *command) forget(ctx *cli.Context) error {
 	if err := c.out.Flush(); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
-	fmt.Fprintf(c.err, "meshban: %s is forgotten; its bans stay until they end\n", clean(rep.Name))
+	fmt.Fprintf(c.err, "meshban: %s is forgotten; its bans stay until they end\n", control.Printable(rep.Name))
 	return nil
 }

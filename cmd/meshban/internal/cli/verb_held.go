@@ -33,7 +33,7 @@ func (c *command) held(ctx *cli.Context) error {
 	case len(addrs) > 0 && len(prefixes) == 0:
 		return nil // an empty list on stdin must not mean all
 	case len(prefixes) > control.MaxAddrs:
-		return usagef("decide about CIDRs, --from NODE or --all", "%s takes at most %s addresses", action, count(control.MaxAddrs))
+		return usagef("decide about CIDRs, --from NODE or --all", "%s takes at most %s addresses", action, control.Count(control.MaxAddrs))
 	}
 	rep, err := c.client().Decide(ctx.Context, control.DecideRequest{Action: action, Prefixes: prefixes, Origin: from})
 	if err != nil {

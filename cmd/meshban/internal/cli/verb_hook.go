@@ -21,6 +21,6 @@ func (c *command) hook(ctx *cli.Context) error {
 	if done, err := c.answered(ctx, rep, err); done {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s took the test message after %.0f ms\n", clean(rep.Name), rep.MS)
+	fmt.Fprintf(c.out, "%s took the test message after %.0f ms\n", control.Printable(rep.Name), rep.MS)
 	return nil
 }

@@ -171,7 +171,7 @@ func (im *importer) read() (*banlist.List, error) {
 		return nil, fmt.Errorf("read %s: %w", im.file, err)
 	}
 	if more := im.sum.BadLines - namedLines; more > 0 {
-		fmt.Fprintf(im.c.err, "meshban: error: and %s more bad lines\n", count(more))
+		fmt.Fprintf(im.c.err, "meshban: error: and %s more bad lines\n", control.Count(more))
 	}
 	if im.sum.BadLines > 0 && !im.skipBad {
 		return nil, &control.Error{
@@ -196,7 +196,7 @@ func (im *importer) badLine(e *banlist.Error) bool {
 		if e.Remedy != "" {
 			text += ", " + e.Remedy
 		}
-		fmt.Fprintf(im.c.err, "meshban: error: %s%s\n", clean(placeIn(im.file, e)), clean(text))
+		fmt.Fprintf(im.c.err, "meshban: error: %s%s\n", control.Printable(placeIn(im.file, e)), control.Printable(text))
 	}
 	return true
 }
@@ -212,7 +212,7 @@ func (im *importer) run(ctx context.Context, list *banlist.List) error {
 		if n := len(list.Entries); !im.force && (n == 0 || n < before.Bans-n) {
 			return &control.Error{
 				Code: control.CodePolicy, Rule: "less than half of the list",
-				Message: fmt.Sprintf("%s has %s, and the list %s holds %s: nothing was changed", im.file, plural(n, "entry", "entries"), im.name, count(before.Bans)),
+				Message: fmt.Sprintf("%s has %s, and the list %s holds %s: nothing was changed", im.file, plural(n, "entry", "entries"), im.name, control.Count(before.Bans)),
 				Hint:    "if the file is right, repeat this with --force",
 			}
 		}
@@ -369,31 +369,31 @@ func (im *importer) tell(list *banlist.List, err error) {
 	out := im.c.err
 	say := func(format string, args ...any) { fmt.Fprintf(out, "meshban: "+format+"\n", args...) }
 	if more := im.reported - namedLines; more > 0 {
-		say("error: and %s more refused", count(more))
+		say("error: and %s more refused", control.Count(more))
 	}
 	for _, h := range im.hints {
 		tellHint(out, h)
 	}
 	if list.Masked > 0 {
 		im.sum.Masked = list.Masked
-		say("%s had host bits set and %s masked, such as %s", plural(list.Masked, "prefix", "prefixes"), cmp.Or(map[bool]string{true: "was"}[list.Masked == 1], "were"), clean(list.Example))
+		say("%s had host bits set and %s masked, such as %s", plural(list.Masked, "prefix", "prefixes"), cmp.Or(map[bool]string{true: "was"}[list.Masked == 1], "were"), control.Printable(list.Example))
 	}
 	if list.Hosts > 0 && !strings.EqualFold(filepath.Base(im.file), "hosts.deny") {
 		say("%s of the form of hosts.deny, which hosts.allow has too: taken as bans", plural(list.Hosts, "line is", "lines are"))
 	}
 	for _, s := range list.Skipped {
 		im.sum.Skipped += s.N
-		say("left out %s: %s", plural(s.N, "entry", "entries"), clean(s.Why))
+		say("left out %s: %s", plural(s.N, "entry", "entries"), control.Printable(s.Why))
 	}
 	if im.sum.Repeated = list.Repeats; list.Repeats > 0 {
 		say("%s stood there more than once", plural(list.Repeats, "entry", "entries"))
 	}
 	for _, m := range im.notes {
-		say("%s of these, such as %s: %s", count(m.Count), control.FormatPrefix(m.widest), clean(m.Note))
+		say("%s of these, such as %s: %s", control.Count(m.Count), control.FormatPrefix(m.widest), control.Printable(m.Note))
 		tellHint(out, m.Hint)
 	}
 	if im.unsaved != "" {
-		say("%s", clean(im.unsaved))
+		say("%s", control.Printable(im.unsaved))
 	}
 	text := im.summary()
 	if err == nil {
@@ -412,12 +412,12 @@ func (im *importer) summary() string {
 	parts := []string{im.banned.String() + " " + would + "banned"}
 	add := func(n int, format string) {
 		if n > 0 {
-			parts = append(parts, fmt.Sprintf(format, count(n)))
+			parts = append(parts, fmt.Sprintf(format, control.Count(n)))
 		}
 	}
 	if im.name != "" {
-		parts[0] += fmt.Sprintf(" (%s new, %s prolonged)", count(im.sum.New), count(im.sum.Prolonged))
-		parts = append(parts, count(im.sum.Lifted)+" "+would+"lifted")
+		parts[0] += fmt.Sprintf(" (%s new, %s prolonged)", control.Count(im.sum.New), control.Count(im.sum.Prolonged))
+		parts = append(parts, control.Count(im.sum.Lifted)+" "+would+"lifted")
 		add(im.sum.Kept, "%s kept for another list")
 	}
 	add(im.sum.Never, "%s left out by the never-ban list")

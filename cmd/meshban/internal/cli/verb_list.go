@@ -94,15 +94,15 @@ func (c *command) why(ctx *cli.Context) error {
 		return err
 	}
 	addr := rep.Address.String()
-	fmt.Fprintf(c.out, "%s: %s\n", addr, clean(rep.Verdict))
+	fmt.Fprintf(c.out, "%s: %s\n", addr, control.Printable(rep.Verdict))
 	if rep.Summary != "" {
-		fmt.Fprintln(c.out, clean(rep.Summary))
+		fmt.Fprintln(c.out, control.Printable(rep.Summary))
 	}
 	for _, f := range rep.Findings {
-		fmt.Fprintln(c.out, c.screen.paint(findingStyle(f), "- "+clean(c.finding(f))))
+		fmt.Fprintln(c.out, c.screen.paint(findingStyle(f), "- "+control.Printable(c.finding(f))))
 	}
 	for _, n := range rep.Nodes {
-		fmt.Fprintln(c.out, clean(nodeAnswer(n)))
+		fmt.Fprintln(c.out, control.Printable(nodeAnswer(n)))
 	}
 	return nil
 }
@@ -219,7 +219,7 @@ func eventLine(e control.Event) string {
 	if e.NotEnforced != "" {
 		b.WriteString("  because " + e.NotEnforced)
 	}
-	return clean(b.String())
+	return control.Printable(b.String())
 }
 
 // ago returns a past duration as text for people.

@@ -96,10 +96,10 @@ func (c *command) pauseReply(ctx *cli.Context, rep control.PauseReply) error {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
 	if rep.Note != "" {
-		fmt.Fprintf(c.err, "meshban: %s\n", clean(rep.Note))
+		fmt.Fprintf(c.err, "meshban: %s\n", control.Printable(rep.Note))
 	}
 	if len(rep.Waiting) > 0 {
-		fmt.Fprintf(c.err, "meshban: not confirmed by %s; they follow when they hear of it\n", clean(strings.Join(rep.Waiting, ", ")))
+		fmt.Fprintf(c.err, "meshban: not confirmed by %s; they follow when they hear of it\n", control.Printable(strings.Join(rep.Waiting, ", ")))
 	}
 	if !rep.Until.IsZero() {
 		off := "meshban pause off"

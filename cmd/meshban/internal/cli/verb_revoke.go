@@ -58,7 +58,7 @@ func (c *command) revoke(ctx *cli.Context) error {
 }
 
 func nodeText(rep control.RevokeReply) string {
-	return fmt.Sprintf("%s (%s)", cmp.Or(clean(rep.Name), "a node without a certified name"), short(rep.ID))
+	return fmt.Sprintf("%s (%s)", cmp.Or(control.Printable(rep.Name), "a node without a certified name"), short(rep.ID))
 }
 
 // revokePreview writes what a revocation takes back.
@@ -79,7 +79,7 @@ func (c *command) revokePreview(out io.Writer, rep control.RevokeReply, since bo
 		if b.Reason != "" {
 			line += fmt.Sprintf(", %q", b.Reason)
 		}
-		fmt.Fprintf(out, "  %s\n", clean(line))
+		fmt.Fprintf(out, "  %s\n", control.Printable(line))
 	}
 	if more := rep.Live.Bans - len(rep.Last); more > 0 {
 		fmt.Fprintf(out, "  and %s that came before\n", plural(more, "ban", "bans"))

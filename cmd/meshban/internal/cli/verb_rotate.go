@@ -32,7 +32,7 @@ func (c *command) rotate(ctx *cli.Context) error {
 	}
 	fmt.Fprintf(c.err, "meshban: the mesh's key is rotated, generation %d, for %s\n", rep.Generation, plural(rep.Nodes, "node", "nodes"))
 	if len(rep.Waiting) > 0 {
-		tellHint(c.err, fmt.Sprintf("not yet on: %s; meshban status shows when it is", clean(strings.Join(rep.Waiting, ", "))))
+		tellHint(c.err, fmt.Sprintf("not yet on: %s; meshban status shows when it is", control.Printable(strings.Join(rep.Waiting, ", "))))
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (c *command) setup(ctx *cli.Context) error {
 		return c.setupJSON(&files, res, err)
 	}
 	for _, line := range res.Done {
-		fmt.Fprintln(c.out, clean(line))
+		fmt.Fprintln(c.out, control.Printable(line))
 	}
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (c *command) teardown(ctx *cli.Context) error {
 		return cmp.Or(err, writeObject(c.out, removal{append([]string{}, removed...)}))
 	}
 	for _, what := range removed {
-		fmt.Fprintln(c.out, "removed "+clean(what))
+		fmt.Fprintln(c.out, "removed "+control.Printable(what))
 	}
 	if err != nil {
 		return err

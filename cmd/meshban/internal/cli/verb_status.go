@@ -71,14 +71,14 @@ func saidCount(n *int) string {
 	if n == nil {
 		return unsaid
 	}
-	return count(*n)
+	return control.Count(*n)
 }
 
 func problemCount(m control.Member) string {
 	if m.Problems == nil {
 		return unsaid
 	}
-	return count(len(m.Problems))
+	return control.Count(len(m.Problems))
 }
 
 // unconfirmed returns when a member that is not known to be in sync was last confirmed to be.
@@ -114,10 +114,10 @@ func (c *command) status(ctx *cli.Context) error {
 			return err
 		}
 	case check && len(wrong) == 0:
-		fmt.Fprintf(c.out, "ok: %s\n", clean(summary(s)))
+		fmt.Fprintf(c.out, "ok: %s\n", control.Printable(summary(s)))
 	case check:
 		for _, p := range wrong {
-			fmt.Fprintln(c.out, c.screen.paint(styleBad, clean(p)))
+			fmt.Fprintln(c.out, c.screen.paint(styleBad, control.Printable(p)))
 		}
 	default:
 		c.statusText(s, nodes)
@@ -136,7 +136,7 @@ type statusReport struct {
 
 // summary returns in one line that a node does its work.
 func summary(s control.Status) string {
-	return fmt.Sprintf("%s, %s enforced, %d of %s alive, %d in sync", s.Firewall.Backend, count(s.Firewall.Enforced),
+	return fmt.Sprintf("%s, %s enforced, %d of %s alive, %d in sync", s.Firewall.Backend, control.Count(s.Firewall.Enforced),
 		s.Mesh.Alive, plural(s.Mesh.Total, "member", "members"), s.Mesh.InSync)
 }
 
@@ -174,8 +174,8 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 	}
 	field(c.out, "mesh", lines...)
 	field(c.out, "bans", fmt.Sprintf("%s active, %s pending, %s held, %s allowed",
-		count(s.Bans.Active), count(s.Bans.Pending), count(s.Bans.Held), count(s.Bans.Allowed)))
-	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, count(s.Firewall.Enforced),
+		control.Count(s.Bans.Active), control.Count(s.Bans.Pending), control.Count(s.Bans.Held), control.Count(s.Bans.Allowed)))
+	fw := []string{fmt.Sprintf("%s, %s enforced, %s", s.Firewall.Backend, control.Count(s.Firewall.Enforced),
 		plural(int(s.Firewall.Repairs), "repair", "repairs"))}
 	for _, t := range s.Firewall.Tried {
 		fw = append(fw, fmt.Sprintf("%s does not work here: %s", t.Backend, t.Error))
@@ -193,8 +193,8 @@ func (c *command) statusText(s control.Status, nodes []control.Member) {
 		fw = append(fw, "paused until "+p.Until.String()+": nothing is dropped")
 	}
 	field(c.out, "firewall", fw...)
-	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", count(s.Lines.Accepted),
-		count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), count(s.Lines.Emitted), in(s.Lines.File)),
+	field(c.out, "lines", fmt.Sprintf("%s accepted, %s ignored, %s, %s emitted%s", control.Count(s.Lines.Accepted),
+		control.Count(s.Lines.Ignored), plural(int(s.Lines.Echoes), "echo", "echoes"), control.Count(s.Lines.Emitted), in(s.Lines.File)),
 		byReason("ignored", s.Lines.IgnoredBy), byReason("banned in spite of", s.Lines.MisreadBy))
 	if a := s.API; a != nil {
 		lines := []string{fmt.Sprintf("%s, %s held", cmp.Or(a.Listen, "not yet open"), plural(a.Held, "answer", "answers"))}
@@ -260,7 +260,7 @@ func byReason(what string, reasons map[string]uint64) string {
 	})
 	var parts []string
 	for _, r := range all {
-		parts = append(parts, fmt.Sprintf("%s %s", count(r.n), r.name))
+		parts = append(parts, fmt.Sprintf("%s %s", control.Count(r.n), r.name))
 	}
 	if len(parts) == 0 {
 		return ""

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
@@ -195,4 +196,24 @@ func verbOf(names []string, one, more string) string {
 		return one
 	}
 	return more
+}
+
+// Printable makes foreign text safe for a terminal: invisible characters and those that control the terminal become
+// U+FFFD.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ' ' || unicode.IsGraphic(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
+// Count writes n with a comma between thousands.
+func Count[N int | uint64](n N) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }

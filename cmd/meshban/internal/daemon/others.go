@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/time/rate"
 
@@ -227,13 +226,7 @@ func (t told) fill(m *control.Member) {
 
 // cleanText returns at most maxToldText bytes of a text, on one line and printable.
 func cleanText(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == ' ' || unicode.IsGraphic(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
-	if len(s) > maxToldText {
+	if s = control.Printable(s); len(s) > maxToldText {
 		s = strings.ToValidUTF8(s[:maxToldText], "")
 	}
 	return s

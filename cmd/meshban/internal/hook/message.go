@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
@@ -125,7 +124,7 @@ func (m *message) title() string {
 	var parts []string
 	for _, kind := range config.HookEvents() {
 		if n := m.Counts[kind]; n > 0 {
-			parts = append(parts, number(n)+" "+kind)
+			parts = append(parts, control.Count(n)+" "+kind)
 		}
 	}
 	return fmt.Sprintf("meshban on %s: %s", m.Node, strings.Join(parts, ", "))
@@ -142,7 +141,7 @@ func (m *message) lines() (lines []string, more int) {
 				lines = append(lines, list.title)
 			}
 			for _, t := range list.of {
-				lines = append(lines, "  "+number(t.Count)+"  "+clean(t.Name))
+				lines = append(lines, "  "+control.Count(t.Count)+"  "+clean(t.Name))
 			}
 		}
 	}
@@ -166,10 +165,10 @@ func (m *message) text(limit int) string {
 		b.WriteString("\n" + line)
 	}
 	if more > 0 {
-		b.WriteString("\nand " + number(more) + " more")
+		b.WriteString("\nand " + control.Count(more) + " more")
 	}
 	if m.Dropped > 0 {
-		b.WriteString("\n" + number(int(m.Dropped)) + " events came too fast to be counted by kind")
+		b.WriteString("\n" + control.Count(m.Dropped) + " events came too fast to be counted by kind")
 	}
 	return b.String()
 }
@@ -206,23 +205,8 @@ func eventLine(e control.Event) string {
 
 // clean makes foreign text one printable line of at most maxField bytes.
 func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == ' ' || unicode.IsGraphic(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
-	if len(s) > maxField {
+	if s = control.Printable(s); len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "") + "..."
-	}
-	return s
-}
-
-// number writes n with a comma between thousands.
-func number(n int) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
 	}
 	return s
 }
