@@ -141,9 +141,6 @@ func (r *Routes) Expire(now time.Time) error {
 // Close withdraws all.
 func (r *Routes) Close() error { return r.withdrawIf(func(route) bool { return true }) }
 
-// Len returns how many routes are announced.
-func (r *Routes) Len() int { return len(r.in) }
-
 func (r *Routes) withdrawIf(ended func(route) bool) error {
 	for p, at := range r.in {
 		if ended(at) {
