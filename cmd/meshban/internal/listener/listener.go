@@ -241,7 +241,7 @@ func (s *Server) routes(server context.Context) http.Handler {
 		s.Stats.Requests.Add(1)
 		// Until it has shown a key: strangers must not keep connections.
 		w.Header().Set("Connection", "close")
-		if p := r.URL.Path; r.Method == http.MethodConnect || p != path.Clean(p) { // else the mux redirects, without a message
+		if p := r.URL.Path; r.Method == http.MethodConnect || p != path.Clean(p) && p != ui.Root { // else the mux redirects, without a message
 			refuse(w, http.StatusNotFound, notHere)
 			return
 		}

@@ -36,23 +36,25 @@ func TestPageNeedsAKey(t *testing.T) {
 		{"bad: no key", "GET", "", nil, 401, "access forbidden"},
 		{"bad: wrong key", "GET", strings.Repeat("A", 40), nil, 401, "access forbidden"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := httptest.NewRequest(c.method, "http://127.0.0.1:8080/ui/bans", nil)
-			if c.key != "" {
-				r.SetBasicAuth("alice", c.key)
-			}
-			for i := 0; i < len(c.header); i += 2 {
-				r.Header.Set(c.header[i], c.header[i+1])
-			}
-			rec := httptest.NewRecorder()
-			w.handler.ServeHTTP(rec, r)
-			if rec.Code != c.status || !strings.Contains(rec.Body.String(), c.says) {
-				t.Errorf("HTTP %d %s, want %d %q", rec.Code, rec.Body, c.status, c.says)
-			}
-			if asks := rec.Header().Get("WWW-Authenticate") != ""; asks != (c.status == 401) {
-				t.Errorf("asks for a key: %v", asks)
-			}
-		})
+		for _, path := range []string{ui.Root, ui.Root + "bans"} {
+			t.Run(c.name+" at "+path, func(t *testing.T) {
+				r := httptest.NewRequest(c.method, "http://127.0.0.1:8080"+path, nil)
+				if c.key != "" {
+					r.SetBasicAuth("alice", c.key)
+				}
+				for i := 0; i < len(c.header); i += 2 {
+					r.Header.Set(c.header[i], c.header[i+1])
+				}
+				rec := httptest.NewRecorder()
+				w.handler.ServeHTTP(rec, r)
+				if rec.Code != c.status || !strings.Contains(rec.Body.String(), c.says) {
+					t.Errorf("HTTP %d %s, want %d %q", rec.Code, rec.Body, c.status, c.says)
+				}
+				if asks := rec.Header().Get("WWW-Authenticate") != ""; asks != (c.status == 401) {
+					t.Errorf("asks for a key: %v", asks)
+				}
+			})
+		}
 	}
 }
 
