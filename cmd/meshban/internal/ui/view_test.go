@@ -2,6 +2,8 @@ package ui
 
 import (
 	"fmt"
+	"io/fs"
+	"regexp"
 	"testing"
 	"time"
 
@@ -81,6 +83,23 @@ func TestProse(t *testing.T) {
 	} {
 		if got := string(h.prose(text)); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A list with a role of its own is no list to a screen reader, and its entries belong to nothing.
+func TestListsHaveNoOtherRole(t *testing.T) {
+	names, err := fs.Glob(files, "files/*.html")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bad := regexp.MustCompile(`<[ou]l[^>]* role=[^>]*>`).Find(text); bad != nil {
+			t.Errorf("%s: %s", name, bad)
 		}
 	}
 }
