@@ -325,7 +325,7 @@ type Status struct {
 	API      *APIStatus      `json:"api,omitempty"` // null unless the listener is on
 	// Paused is null unless this node drops nothing for a while.
 	Paused *PauseStatus `json:"paused,omitempty"`
-	// Drill is the last drill in which this node took part since it was started.
+	// Drill is the last drill in which this node took part.
 	Drill    *DrillStatus `json:"drill,omitempty"`
 	Problems []string     `json:"problems"` // what an operator should look into, in words; empty = all is well
 	// Reminders are one-time tasks that remain to be done, in words.

@@ -230,6 +230,9 @@ var breaks = []struct {
 	}},
 	{"privileges", "no CAP_NET_ADMIN", Bad, file("/proc/self/status", "CapBnd:\t00000000a80425fb\n")},
 	{"sets", "not enforced", Bad, do(func(m *machine) { m.status.Firewall.NotEnforced = 5 })},
+	{"sets", "paused", Bad, do(func(m *machine) {
+		m.status.Firewall.NotEnforced, m.status.Paused = 5, &control.PauseStatus{Until: control.TimeOf(time.Now().Add(time.Hour)), By: "root"}
+	})},
 	{"sets", "almost full", Warn, func(t *testing.T, _ *machine) string {
 		sh(t, "ipset create meshban-x hash:ip maxelem 10; for i in 0 1 2 3 4 5 6 7 8 9; do ipset add meshban-x 192.0.2.$i; done")
 		return "ipset destroy meshban-x"

@@ -255,8 +255,15 @@ func (m *machine) privileges(context.Context) finding {
 	return ok("root may change the firewall")
 }
 
-// sets reports sets that are almost full.
+// sets reports bans that are not in force, and sets that are almost full.
 func (m *machine) sets(ctx context.Context) finding {
+	if p := m.status.Paused; p != nil {
+		remedy := "meshban pause off"
+		if p.All {
+			remedy += " --all # on a node that has ca.key"
+		}
+		return bad(remedy, "nothing is dropped until %s: paused by %s", p.Until.Format(time.RFC3339), p.By)
+	}
 	if n := m.status.Firewall.NotEnforced; n > 0 {
 		return bad("meshban list", "%d bans are not enforced: no room in the kernel, or an exception could not be placed", n)
 	}
