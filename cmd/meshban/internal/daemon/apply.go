@@ -230,6 +230,9 @@ func (d *Daemon) announce(changes []ban.Change, began, at time.Time, err error) 
 		if drill && why == "" && c.Enforce {
 			d.drills.kernelTook(c, at)
 		}
+		if c.Event == ban.EventBan && why == "" && c.Enforce && !c.Issued.IsZero() {
+			d.paces.took(c, at)
+		}
 		if c.Event == ban.EventBan && !c.Local && (why == "" || none) { // a line means "dropped here"; with no backend, nothing is
 			d.emit.add(c)
 		}

@@ -60,6 +60,7 @@ type told struct {
 	Addr     *toldAddr `json:"addr,omitempty"` // nil: not asked, or asked too often
 
 	Drill *toldDrill `json:"drill,omitempty"` // nil: not asked
+	Ways  []toldWay  `json:"ways,omitempty"`  // at most maxToldWays, newest first
 	Back  *bool      `json:"back,omitempty"`  // nil: not asked, or not tried
 }
 
@@ -167,7 +168,11 @@ func (d *Daemon) tell(now time.Time) told {
 		}
 		o.at = now
 	}
-	return o.self
+	t := o.self
+	for _, w := range d.paces.lastWays() {
+		t.Ways = append(t.Ways, w.told())
+	}
+	return t
 }
 
 // forgetSelf has the next question answered afresh.
@@ -205,7 +210,7 @@ func readTold(text []byte) (told, error) {
 		return told{}, fmt.Errorf("read an answer: %w", err)
 	}
 	t.Backend, t.Problems = cleanText(t.Backend), cleanTexts(t.Problems, maxToldProblems)
-	t.Enforced = max(0, t.Enforced)
+	t.Enforced, t.Ways = max(0, t.Enforced), t.Ways[:min(len(t.Ways), maxToldWays)]
 	if t.Drill != nil {
 		t.Drill.clean()
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/ui"
+	"github.com/meshban/meshban/mesh/frame"
 )
 
 var _ ui.Agent = (*Daemon)(nil)
@@ -51,6 +53,71 @@ func (d *Daemon) Find(ctx context.Context, s ui.Search, yield func(control.ListE
 	return failed
 }
 
+// maxToldWays bounds the bans in a node's answer to how long they took.
+const maxToldWays = 4
+
+// way is how long a ban took into this kernel.
+type way struct {
+	prefix netip.Prefix
+	origin ban.Origin
+	at     time.Time
+	took   time.Duration // from the decision, by the clock where it began
+}
+
+// toldWay is a way in an answer to another node.
+type toldWay struct {
+	Prefix string  `json:"p"`
+	Origin string  `json:"o"`
+	MS     float64 `json:"ms"`
+}
+
+// Way implements ui.Agent.
+func (d *Daemon) Way(ctx context.Context) (w ui.Way) {
+	ways := d.paces.lastWays()
+	if len(ways) == 0 {
+		return w
+	}
+	last := ways[0]
+	ahead := func(id frame.ID) float64 { return float64(d.mesh.ClockAhead(id).Microseconds()) / 1000 }
+	base := 0.0 // how far the clock of the decision is ahead
+	if last.origin != d.self {
+		base = ahead(frame.ID(last.origin))
+	}
+	w = ui.Way{Prefix: control.PrefixOf(last.prefix), Origin: d.names.of(last.origin), At: last.at, MS: map[string]float64{
+		d.self.String(): max(0, float64(last.took.Microseconds())/1000+base),
+	}}
+	want := last.told()
+	for id, h := range d.hearAll(ctx, max(0, min(membersFresh, time.Since(last.at)))) {
+		for _, t := range h.Ways {
+			if t.Prefix == want.Prefix && t.Origin == want.Origin {
+				w.MS[id.String()] = max(0, t.MS-ahead(id)+base)
+				break
+			}
+		}
+	}
+	return w
+}
+
+func (w way) told() toldWay {
+	return toldWay{w.prefix.String(), w.origin.String(), float64(w.took.Microseconds()) / 1000}
+}
+
+// took notes that this kernel has a new ban.
+func (p *paces) took(c ban.Change, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	copy(p.ways[1:], p.ways[:])
+	p.ways[0] = way{c.Prefix, c.Origin, at, at.Sub(c.Issued)}
+}
+
+// lastWays returns the last bans that this kernel took, newest first.
+func (p *paces) lastWays() []way {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ways := slices.Clone(p.ways[:])
+	return slices.DeleteFunc(ways, func(w way) bool { return w.at.IsZero() })
+}
+
 // Hooks implements ui.Agent.
 func (d *Daemon) Hooks() []ui.Hook {
 	var out []ui.Hook
@@ -73,6 +140,7 @@ type paces struct {
 	newest  int64      // the minute, since 1970, of the last count
 	minutes [ui.PaceMinutes]uint32
 	sources map[string]*[pacedHours]uint32
+	ways    [maxToldWays]way // newest first
 }
 
 const (

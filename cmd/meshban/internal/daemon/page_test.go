@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -62,5 +63,38 @@ func TestPaceBoundsSources(t *testing.T) {
 	}
 	if n != 10*pacedSources {
 		t.Errorf("%d bans in sources, want %d", n, 10*pacedSources)
+	}
+}
+
+// Each node tells how long a ban took into its kernel.
+func TestWayHasEveryKernel(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	b := a.join(t, "b")
+	if w := b.Way(t.Context()); w.Origin != "" || len(w.MS) != 0 {
+		t.Errorf("before the first ban: %+v", w)
+	}
+	if r := a.ban(t, time.Hour, "192.0.2.1/32").Results[0]; r.Err != nil {
+		t.Fatalf("%+v", r.Err)
+	}
+	for _, n := range []*node{a, b} {
+		var w ui.Way
+		until(t, "both nodes have told", func() bool { w = n.Way(t.Context()); return len(w.MS) == 2 })
+		if w.Prefix.String() != "192.0.2.1" || w.Origin != "a" || w.MS[a.self.String()] < 0 || w.MS[b.self.String()] <= 0 || w.MS[b.self.String()] > 60_000 {
+			t.Errorf("%+v", w)
+		}
+	}
+}
+
+// Only the last bans are told.
+func TestWaysAreBounded(t *testing.T) {
+	var p paces
+	now := time.Now()
+	for i := range 10 {
+		p.took(ban.Change{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 32), Issued: now}, now.Add(time.Millisecond))
+	}
+	got := p.lastWays()
+	if len(got) != maxToldWays || got[0].prefix.Addr().String() != "192.0.2.9" || got[0].took != time.Millisecond {
+		t.Errorf("%+v", got)
 	}
 }

@@ -39,10 +39,20 @@ func (v overviewView) Dropped() uint64 {
 
 // meshView is the picture of the mesh.
 type meshView struct {
-	Members []control.Member
+	Members []meshRow
+	More    int // nodes that are not in Members
 	Picture picture
-	Drill   *control.DrillStatus
+	Way     Way
 }
+
+// meshRow is a node and how long the last ban took into its kernel.
+type meshRow struct {
+	control.Member
+	Took *float64
+}
+
+// maxMeshRows is how many nodes the page of the mesh lists.
+const maxMeshRows = 100
 
 func (h *Handler) mesh(ctx context.Context, _ *http.Request) (any, error) {
 	members, err := h.agent.Members(ctx)
@@ -55,7 +65,29 @@ func (h *Handler) mesh(ctx context.Context, _ *http.Request) (any, error) {
 			m.RTTms, m.UDP = nil, ""
 		}
 	}
-	return meshView{Members: members, Picture: arrange(members)}, nil
+	v := meshView{Picture: arrange(members), Way: h.agent.Way(ctx)}
+	if v.More = max(len(members)-maxMeshRows, 0); v.More > 0 { // those that need somebody come first
+		slices.SortStableFunc(members, func(a, b control.Member) int { return trouble(b) - trouble(a) })
+	}
+	for _, m := range members[:len(members)-v.More] {
+		row := meshRow{Member: m}
+		if ms, ok := v.Way.MS[m.ID]; ok {
+			row.Took = &ms
+		}
+		v.Members = append(v.Members, row)
+	}
+	return v, nil
+}
+
+// Path returns the address of the page about a prefix.
+func (meshView) Path(p control.Prefix) string { return Root + whyOf(p) }
+
+// trouble is 1 for a member that is not well.
+func trouble(m control.Member) int {
+	if _, tone := stateOf(m); tone != "good" || len(m.Problems) > 0 {
+		return 1
+	}
+	return 0
 }
 
 // bansView is a page of what is banned.
@@ -77,9 +109,9 @@ func (h *Handler) bans(ctx context.Context, r *http.Request) (any, error) {
 	v := bansView{Q: cut(strings.TrimSpace(r.FormValue("q")), maxQuery), State: r.FormValue("state"), States: []string{
 		control.StateEnforced, control.StateNotEnforced, control.StatePending, control.StateHeld, control.StateAllowed,
 	}}
-	skip, err := strconv.Atoi(cmp.Or(r.FormValue("skip"), "0"))
-	if err != nil || skip < 0 || skip > maxSkip {
-		return nil, &control.Error{Code: control.CodeUsage, Message: "there is no such page", Hint: "search for less"}
+	skip, err := skipOf(r)
+	if err != nil {
+		return nil, err
 	}
 	seen, more := 0, false
 	err = h.agent.Find(ctx, newSearch(v.Q, v.State), func(e control.ListEntry) error {
@@ -99,17 +131,30 @@ func (h *Handler) bans(ctx context.Context, r *http.Request) (any, error) {
 	}
 	v.From = skip + 1
 	if more && skip+pageRows <= maxSkip {
-		v.Next = v.page(skip + pageRows)
+		v.Next = pageOf("bans", skip+pageRows, "q", v.Q, "state", v.State)
 	}
 	if skip > 0 {
-		v.Prev = v.page(max(skip-pageRows, 0))
+		v.Prev = pageOf("bans", max(skip-pageRows, 0), "q", v.Q, "state", v.State)
 	}
 	return v, nil
 }
 
-// page returns the path of the page that begins after skip rows.
-func (v bansView) page(skip int) string {
-	return Root + "bans?" + url.Values{"q": {v.Q}, "state": {v.State}, "skip": {strconv.Itoa(skip)}}.Encode()
+// skipOf returns after how many rows a page begins.
+func skipOf(r *http.Request) (int, error) {
+	skip, err := strconv.Atoi(cmp.Or(r.FormValue("skip"), "0"))
+	if err != nil || skip < 0 || skip > maxSkip {
+		return 0, &control.Error{Code: control.CodeUsage, Message: "there is no such page", Hint: "search for less"}
+	}
+	return skip, nil
+}
+
+// pageOf returns the path of the page that begins after skip rows, with these names and values.
+func pageOf(path string, skip int, query ...string) string {
+	v := url.Values{"skip": {strconv.Itoa(skip)}}
+	for i := 0; i < len(query); i += 2 {
+		v.Set(query[i], query[i+1])
+	}
+	return Root + path + "?" + v.Encode()
 }
 
 // To is the number of the last row.
@@ -181,8 +226,37 @@ func (h *Handler) allowed(ctx context.Context, _ *http.Request) (any, error) {
 	return v, err
 }
 
-func (h *Handler) members(ctx context.Context, _ *http.Request) (any, error) {
-	return h.agent.Members(ctx)
+// membersView is a page of the members.
+type membersView struct {
+	Q          string
+	Rows       []control.Member
+	From, To   int // numbers of the rows, from 1
+	Total, All int // how many fit, and how many there are
+	Next, Prev string
+}
+
+func (h *Handler) members(ctx context.Context, r *http.Request) (any, error) {
+	v := membersView{Q: cut(strings.TrimSpace(r.FormValue("q")), maxQuery)}
+	skip, err := skipOf(r)
+	if err != nil {
+		return nil, err
+	}
+	list, err := h.agent.Members(ctx)
+	words := strings.ToLower(v.Q)
+	v.All = len(list)
+	list = slices.DeleteFunc(list, func(m control.Member) bool {
+		return !has(m.Name, words) && !strings.HasPrefix(m.ID, words) && !has(m.Addr, words) && !has(m.State, words) && !has(m.Version, words)
+	})
+	skip = min(skip, len(list))
+	v.Total, v.Rows, v.From = len(list), list[skip:min(skip+pageRows, len(list))], skip+1
+	v.To = skip + len(v.Rows)
+	if v.To < len(list) {
+		v.Next = pageOf("members", skip+pageRows, "q", v.Q)
+	}
+	if skip > 0 {
+		v.Prev = pageOf("members", max(skip-pageRows, 0), "q", v.Q)
+	}
+	return v, err
 }
 
 // keysView is what programs use, and what is told to others.

@@ -41,8 +41,18 @@ type Agent interface {
 	Find(ctx context.Context, s Search, yield func(control.ListEntry) error) error
 	// Pace returns the bans of the last day.
 	Pace() Pace
+	// Way returns how long the last fresh ban took into each kernel.
+	Way(ctx context.Context) Way
 	// Hooks returns the hooks of the configuration.
 	Hooks() []Hook
+}
+
+// Way is a ban's way through the mesh. The zero value is none.
+type Way struct {
+	Prefix control.Prefix
+	Origin string
+	At     time.Time          // when this kernel had it
+	MS     map[string]float64 // by a node's id, from the decision to its kernel; a node that has not said so is not in it
 }
 
 // Hook is a hook of the configuration. It has no secrets.

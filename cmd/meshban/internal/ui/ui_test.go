@@ -39,6 +39,10 @@ func (n node) Find(ctx context.Context, s ui.Search, yield func(control.ListEntr
 	})
 }
 
+func (node) Way(context.Context) ui.Way {
+	return ui.Way{Prefix: control.PrefixOf(netip.MustParsePrefix("203.0.113.7/32")), Origin: evil, At: time.Now(), MS: map[string]float64{"id7": 3.4}}
+}
+
 func (node) Hooks() []ui.Hook { return []ui.Hook{{Name: "ops", On: []string{"ban"}, By: "a webhook"}} }
 
 // evil is what a peer may say.
@@ -418,5 +422,67 @@ func TestLiveTail(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("the agent is still watched")
 		}
+	}
+}
+
+// crowd is a mesh of many nodes.
+type crowd struct {
+	node
+	n int
+}
+
+func (c crowd) Members(context.Context) ([]control.Member, error) {
+	var out []control.Member
+	for i := range c.n {
+		m := control.Member{Name: fmt.Sprintf("web%04d", i), ID: fmt.Sprint("id", i), State: control.MemberAlive, InSync: true, Certificate: control.CertValid}
+		if i == c.n-1 {
+			m.State = control.MemberDead
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// A mesh of 1,000 nodes has pages, and what is not well is on the first.
+func TestManyMembers(t *testing.T) {
+	h, err := ui.New(crowd{node{newAgent()}, 1000}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := admin(t, h)
+	for _, c := range []struct {
+		path, has, lacks string
+		cards            int
+	}{
+		{"/ui/members", "1 to 50 of 1,000", ">web0050 ", 50},
+		{"/ui/members?skip=950", ">web0999 ", "More</a>", 50},
+		{"/ui/members?skip=2000", "1000 of 1,000", "<article", 0},
+		{"/ui/members?q=web099", ">web0990 ", "of 10<", 10},
+		{"/ui/members?q=dead", ">web0999 ", ">web0000 ", 1},
+		{"/ui/members?q=zzz", "No member fits", "<article", 0},
+	} {
+		body := v.get(c.path).Body.String()
+		if !strings.Contains(body, c.has) || strings.Contains(body, c.lacks) || strings.Count(body, "<article") != c.cards {
+			t.Errorf("%s: %d cards, want %d, with %q and without %q", c.path, strings.Count(body, "<article"), c.cards, c.has, c.lacks)
+		}
+	}
+	body := v.get("/ui/mesh").Body.String()
+	if n := strings.Count(body, `<th scope="row"`); n != 100 || !strings.Contains(body, "900 more that are well") {
+		t.Errorf("the mesh has %d rows, want 100 and how many more", n)
+	}
+	if !strings.Contains(body, `title="id999">web0999`) {
+		t.Error("the node that is dead is not listed first")
+	}
+}
+
+// The page of the mesh has the time of each kernel.
+func TestWayOfABan(t *testing.T) {
+	h, err := ui.New(crowd{node{newAgent()}, 9}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := admin(t, h).get("/ui/mesh").Body.String()
+	if strings.Count(body, "3.4 ms") != 1 || !strings.Contains(body, "was in 1 kernel after") {
+		t.Error("the time of a kernel is not shown once")
 	}
 }

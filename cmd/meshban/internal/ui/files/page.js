@@ -68,6 +68,7 @@ function follow(lists) {
       while (list.children.length > Number(list.dataset.most)) list.lastElementChild.remove();
     }
     events.forEach(pulse);
+    if (events.some((event) => event.event === "ban") && document.querySelector('[data-fresh="mesh"]')) soon();
   };
   source.onopen = () => document.body.classList.remove("lost");
   source.onerror = () => {
@@ -90,6 +91,14 @@ async function refresh() {
     localTimes(fresh);
     part.replaceWith(fresh);
   }
+}
+
+// soon refreshes when the other nodes have had time to take a ban, and not often.
+let due = false;
+function soon() {
+  if (due) return;
+  due = true;
+  setTimeout(() => { due = false; refresh(); }, 3000);
 }
 
 localTimes(document);
