@@ -254,7 +254,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, name, title string, data any) {
 	v := view{
 		Page: name, Title: title, Node: h.agent.NodeName(), Groups: menu(place(name, data)), Who: h.who(r), Data: data,
-		Query: cut(r.FormValue("q"), maxQuery),
+	}
+	if name == "bans" {
+		v.Query = cut(r.FormValue("q"), maxQuery)
 	}
 	v.Note = h.noteOf(r, v.Who)
 	var out bytes.Buffer
