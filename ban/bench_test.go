@@ -151,7 +151,7 @@ func BenchmarkTable(b *testing.B) {
 	b.Run("entries, 1000 at a time", func(b *testing.B) {
 		var cursor uint32
 		for b.Loop() {
-			_, cursor = tb.EntriesAfter(cursor, 1000)
+			_, cursor = tb.EntriesAfter(cursor, 1000, nil)
 		}
 	})
 	b.Run("why of a /8", func(b *testing.B) {

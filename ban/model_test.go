@@ -258,7 +258,7 @@ func checkQueries(t *rapid.T, tb *Table, model *oracle, now time.Time) {
 		}
 	}
 	ours := map[ruleKey]int64{}
-	entries, _ := tb.EntriesAfter(0, math.MaxInt)
+	entries, _ := tb.EntriesAfter(0, math.MaxInt, nil)
 	for _, e := range entries {
 		if e.State == StateEnforced {
 			ours[ruleKey{e.Prefix, e.Ports}] = millis(e.Until)

@@ -56,17 +56,17 @@ func (t *Table) entryOf(i uint32) (Entry, bool) {
 	return out, true
 }
 
-// EntriesAfter returns some of the entries. Begin with cursor 0 and continue with next until it is 0. A call looks at n
+// EntriesAfter appends some of the entries to dst. Begin with cursor 0 and continue with next until it is 0. A call looks at n
 // places, at least 1, some of which may be empty. The table may change between calls: an entry that stays is returned
 // exactly once, one that comes or goes at most once.
-func (t *Table) EntriesAfter(cursor uint32, n int) (es []Entry, next uint32) {
+func (t *Table) EntriesAfter(cursor uint32, n int, dst []Entry) (es []Entry, next uint32) {
 	from, to, next := places(t.bans.entries.end, cursor, n)
 	for i := from; i < to; i++ {
 		if e, ok := t.entryOf(i); ok {
-			es = append(es, e)
+			dst = append(dst, e)
 		}
 	}
-	return es, next
+	return dst, next
 }
 
 // places returns the next n places, at least 1, from a cursor on, and the cursor to continue with, 0 at the end.

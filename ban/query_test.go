@@ -151,7 +151,7 @@ func TestEntriesInChunks(t *testing.T) {
 		var cursor uint32
 		for calls := 0; ; calls++ {
 			var es []Entry
-			es, cursor = tb.EntriesAfter(cursor, n)
+			es, cursor = tb.EntriesAfter(cursor, n, nil)
 			if len(es) > max(n, 1) || calls > 100 {
 				t.Fatalf("%d entries, call %d", len(es), calls)
 			}

@@ -45,7 +45,7 @@ func TestQuorumWithinAWindow(t *testing.T) {
 			for range 2 { // and in reverse order
 				tb.Merge(base, rs)
 				slices.Reverse(rs)
-				es, _ := tb.EntriesAfter(0, math.MaxInt)
+				es, _ := tb.EntriesAfter(0, math.MaxInt, nil)
 				e := es[0]
 				if e.State != c.state || c.until != 0 && !e.Until.Equal(tick(c.until)) {
 					t.Errorf("%v until %v, want %v until %v", e.State, e.Until, c.state, tick(c.until))

@@ -29,6 +29,7 @@ func (d *Daemon) Find(ctx context.Context, s ui.Search, yield func(control.ListE
 	known := make(map[ban.Origin]string) // names are looked up under a lock
 	var names []string
 	var failed error
+	match := s.Matcher()
 	d.state.Entries(func(e ban.Entry) bool {
 		if failed = ctx.Err(); failed != nil {
 			return false
@@ -42,7 +43,7 @@ func (d *Daemon) Find(ctx context.Context, s ui.Search, yield func(control.ListE
 			}
 			names = append(names, name)
 		}
-		if !s.Fits(e.Prefix, e.Reason, e.Source, names) {
+		if !match.Fits(e.Prefix, e.Reason, e.Source, names) {
 			return true
 		}
 		if out := d.listed(e); s.State == "" || s.State == out.State {

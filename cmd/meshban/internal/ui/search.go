@@ -23,16 +23,42 @@ func newSearch(q, state string) Search {
 	return Search{Words: strings.ToLower(q), State: state}
 }
 
+// Matcher finds the bans of a search. It remembers which texts fit, since many bans share a few.
+type Matcher struct {
+	Search
+	address bool // Words may begin an address
+	texts   map[string]bool
+}
+
+// maxTexts bounds the texts that a Matcher remembers.
+const maxTexts = 4096
+
+// Matcher returns a Matcher of s, for one goroutine.
+func (s Search) Matcher() *Matcher {
+	return &Matcher{s, beginsAddress(s.Words), make(map[string]bool)}
+}
+
 // Fits reports whether a ban is wanted, whatever its state.
-func (s Search) Fits(prefix netip.Prefix, reason, source string, origins []string) bool {
+func (m *Matcher) Fits(prefix netip.Prefix, reason, source string, origins []string) bool {
 	switch {
-	case s.Near.IsValid():
-		return s.Near.Overlaps(prefix)
-	case s.Words == "":
+	case m.Near.IsValid():
+		return m.Near.Overlaps(prefix)
+	case m.Words == "":
 		return true
 	}
-	return has(reason, s.Words) || has(source, s.Words) || slices.ContainsFunc(origins, func(name string) bool { return has(name, s.Words) }) ||
-		beginsAddress(s.Words) && strings.HasPrefix(prefix.String(), s.Words)
+	return m.has(reason) || m.has(source) || slices.ContainsFunc(origins, m.has) || m.address && strings.HasPrefix(prefix.String(), m.Words)
+}
+
+func (m *Matcher) has(text string) bool {
+	fits, known := m.texts[text]
+	if !known {
+		if len(m.texts) >= maxTexts {
+			clear(m.texts)
+		}
+		fits = has(text, m.Words)
+		m.texts[text] = fits
+	}
+	return fits
 }
 
 // beginsAddress reports whether an address may begin with words.

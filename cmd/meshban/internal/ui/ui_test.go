@@ -31,8 +31,9 @@ func (node) Pace() ui.Pace {
 }
 
 func (n node) Find(ctx context.Context, s ui.Search, yield func(control.ListEntry) error) error {
+	match := s.Matcher()
 	return n.List(ctx, false, func(e control.ListEntry) error {
-		if !s.Fits(e.Prefix.Prefix, e.Reason, e.Source, e.Origins) || s.State != "" && s.State != e.State {
+		if !match.Fits(e.Prefix.Prefix, e.Reason, e.Source, e.Origins) || s.State != "" && s.State != e.State {
 			return nil
 		}
 		return yield(e)

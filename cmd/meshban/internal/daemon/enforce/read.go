@@ -62,7 +62,7 @@ func (s *State) Exceptions() fw.Exceptions {
 func (s *State) Entries(yield func(ban.Entry) bool) {
 	var chunk []ban.Entry
 	for cursor, more := uint32(0), true; more; more = cursor != 0 {
-		s.View(func(t *ban.Table) { chunk, cursor = t.EntriesAfter(cursor, Chunk) })
+		s.View(func(t *ban.Table) { chunk, cursor = t.EntriesAfter(cursor, Chunk, chunk[:0]) })
 		GiveWay()
 		for _, e := range chunk {
 			if !yield(e) {
