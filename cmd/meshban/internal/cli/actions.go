@@ -26,4 +26,7 @@ type actions struct {
 
 	SessionAbove      func() netip.Addr // where the ssh session comes from in which this process runs; zero = unknown
 	Fail2banInstalled func() bool       // setup has connected this machine's fail2ban
+
+	// Packaged reports whether a package has brought the agent's unit, and which of setup's units hide it.
+	Packaged func() (packaged bool, hiding []string)
 }

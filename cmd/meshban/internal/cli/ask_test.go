@@ -96,6 +96,25 @@ func TestSetupAsksAboutFail2ban(t *testing.T) {
 	}
 }
 
+// A unit that hides the package's is removed only if that is what the user wants.
+func TestSetupAsksAboutAHiddenUnit(t *testing.T) {
+	t.Setenv("FAKE_HIDING", "/etc/systemd/system/meshban.service")
+	for _, c := range []struct {
+		args string
+		asks bool
+	}{
+		{"systemd", true}, {"systemd --yes", false}, {"systemd --print", false}, {"systemd --remove", false}, {"prometheus", false},
+	} {
+		var out, errs bytes.Buffer
+		cmd := newCommand(fakeActions(), strings.NewReader("n\n"), &out, &errs)
+		cmd.asks = true
+		code := cmd.run(t.Context(), append([]string{"setup"}, strings.Fields(c.args)...))
+		if asked := strings.Contains(errs.String(), "remove /etc/systemd/system/meshban.service, "); asked != c.asks || (code == exitDone) == c.asks {
+			t.Errorf("setup %s: asked %v, exit code %d\n%s", c.args, asked, code, &errs)
+		}
+	}
+}
+
 // serveFake serves an agent in a folder until the test ends.
 func serveFake(t *testing.T, dir string, agent control.Agent) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -125,6 +126,10 @@ func fakeActions() actions {
 			return addr
 		},
 		Fail2banInstalled: func() bool { return os.Getenv("FAKE_EMPTY") == "" },
+		Packaged: func() (bool, []string) {
+			hiding := os.Getenv("FAKE_HIDING")
+			return hiding != "", strings.Fields(hiding)
+		},
 		Teardown: func(context.Context, string) ([]string, error) {
 			if os.Getenv("FAKE_EMPTY") != "" {
 				return nil, nil

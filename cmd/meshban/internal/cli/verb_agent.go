@@ -67,16 +67,19 @@ func (c *command) init(ctx *cli.Context) error {
 	field(c.out, "node", fmt.Sprintf("%s (%s)", res.Name, short(res.ID)))
 	field(c.out, "mesh", res.Mesh)
 	field(c.out, "config", res.Config)
-	tellHint(c.err, "next: "+startHint(c.dir)+"; then `meshban invite` for each machine that shall join")
+	tellHint(c.err, "next: "+c.startHint()+"; then `meshban invite` for each machine that shall join")
 	return nil
 }
 
-// startHint returns how to start the agent on dir.
-func startHint(dir string) string {
-	if dir == systemDir {
-		return "`meshban setup systemd`, or `meshban agent` by hand"
+// startHint returns how to start the agent.
+func (c *command) startHint() string {
+	if c.dir != systemDir {
+		return "`meshban agent --dir " + c.dir + "`"
 	}
-	return "`meshban agent --dir " + dir + "`"
+	if packaged, _ := c.acts.Packaged(); packaged {
+		return "`systemctl enable --now meshban`"
+	}
+	return "`meshban setup systemd`, or `meshban agent` by hand"
 }
 
 func (c *command) join(ctx *cli.Context) error {
@@ -117,7 +120,7 @@ func (c *command) enrol(ctx *cli.Context, opts node.JoinOptions) error {
 		fmt.Fprintf(c.err, "meshban: warning: another node is called %s too, so both are shown with their ids\n", control.Printable(res.Name))
 		tellHint(c.err, "for another name, set it in meshban.yaml, make a token with `meshban invite`, then: meshban rotate node-key TOKEN")
 	}
-	hint := "next: " + startHint(c.dir)
+	hint := "next: " + c.startHint()
 	if _, err := os.Lstat(socketOf(c.dir)); err == nil {
 		hint = "an agent runs already: restart it"
 	}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -44,6 +45,12 @@ func (c *command) setup(ctx *cli.Context) error {
 		if opts.Remove {
 			question = "take the files away, and start every jail of fail2ban anew (its bans come back)?"
 		}
+		if err := c.ask(question, ctx.Bool("yes")); err != nil {
+			return err
+		}
+	}
+	if packaged, hiding := c.acts.Packaged(); packaged && opts.What == "systemd" && !opts.Remove && !opts.Print && len(hiding) > 0 {
+		question := fmt.Sprintf("the package brings the unit: remove %s, which it would never use?", strings.Join(hiding, " and "))
 		if err := c.ask(question, ctx.Bool("yes")); err != nil {
 			return err
 		}

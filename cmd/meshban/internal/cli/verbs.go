@@ -179,7 +179,7 @@ func (c *command) otherVerbs() []*verb {
 		{name: "setup", args: strings.Join(setUps, "|"), short: "install the files that this machine needs", action: c.setup, flags: []cli.Flag{
 			toggle("print", "print the files instead of installing them"),
 			toggle("remove", "take away what setup has installed"),
-			toggle("yes", "do not ask before fail2ban's jails are started anew"),
+			toggle("yes", "do not ask before fail2ban's jails are started anew, or a unit is removed"),
 			objectFlag(),
 		}},
 		{name: "hook", args: "test NAME", short: "send a test message by a hook of the config", action: c.hook, flags: []cli.Flag{objectFlag()}},

@@ -28,6 +28,7 @@ func wire() actions {
 
 		SessionAbove:      hostinfo.SessionAbove,
 		Fail2banInstalled: setup.Fail2banInstalled,
+		Packaged:          setup.Packaged,
 	}
 }
 

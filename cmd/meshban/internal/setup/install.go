@@ -52,6 +52,16 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	write := func(c *change) (Report, error) {
 		var r Report
 		for i, f := range files {
+			if f.Content == nil {
+				if before[i].status == absent {
+					continue
+				}
+				if err := c.remove(o.Root+f.Path, before[i]); err != nil {
+					return r, err
+				}
+				r.Removed = append(r.Removed, f.Path)
+				continue
+			}
 			if bytes.Equal(before[i].data, f.Content) {
 				r.Unchanged = append(r.Unchanged, f.Path)
 				continue
@@ -85,10 +95,31 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	}
 	i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile })
 	r.Next = nextAfterInstall(r.Written, i >= 0 && before[i].status == ours)
+	if i >= 0 && files[i].Content == nil {
+		r.Notes = append(r.Notes, "the package brings the unit: "+packageUnit)
+		r.Next = unique(append(o.nextWithPackage(ctx, r), r.Next...))
+	}
 	if touches(files, prometheusDir) {
 		r.Notes = append(r.Notes, "prometheus.yml has to name the file: `rule_files: ["+filepath.Base(rulesFile)+"]`")
 	}
 	return r, nil
+}
+
+// nextWithPackage returns the commands that put the package's unit into effect.
+func (o Options) nextWithPackage(ctx context.Context, r Report) (next []string) {
+	if len(r.Removed) > 0 || slices.Contains(r.Written, dropInFile) {
+		next = append(next, "systemctl daemon-reload")
+	}
+	if slices.Contains(r.Removed, unitFile) || slices.Contains(r.Removed, setsFile) {
+		next = append(next, "systemctl reenable meshban") // links point to the removed files
+	}
+	switch {
+	case !o.unitRuns(ctx, "meshban.service"):
+		next = append(next, "systemctl enable --now meshban")
+	case len(next) > 0:
+		next = append(next, "systemctl restart meshban")
+	}
+	return next
 }
 
 // nextAfterInstall returns the commands that put written files into effect. upgraded says that an earlier unit of ours was
@@ -126,6 +157,9 @@ func unique(commands []string) (kept []string) {
 
 // overrideOf returns where an administrator's changes to the file at path belong.
 func overrideOf(path string) string {
+	if path == dropInFile {
+		return "another drop-in (systemctl edit meshban)"
+	}
 	if under(path, systemdDir) {
 		return "a drop-in (systemctl edit " + strings.TrimSuffix(filepath.Base(path), ".service") + ")"
 	}
@@ -236,7 +270,7 @@ func Remove(ctx context.Context, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	paths := append([]string{rulesFile, setsFile, unitFile}, fail2banFiles...)
+	paths := append([]string{rulesFile, dropInFile, setsFile, unitFile}, fail2banFiles...)
 	for _, program := range slices.Sorted(maps.Values(readers)) {
 		paths = append(paths, reloadFile(program, ".service"), reloadFile(program, ".path"))
 	}
@@ -312,6 +346,7 @@ func (o Options) nextAfterRemove(ctx context.Context, r *Report, fail2ban bool) 
 			r.Next, reload = append(r.Next, "systemctl stop "+unit), true
 		}
 	}
+	reload = reload || slices.Contains(r.Removed, dropInFile)
 	if slices.Contains(r.Removed, unitFile) {
 		if o.unitRuns(ctx, "meshban.service") {
 			r.Next = append(r.Next, "systemctl stop meshban")

@@ -42,6 +42,12 @@ const (
 	systemdDir  = "/etc/systemd/system"
 	unitFile    = systemdDir + "/meshban.service"
 	setsFile    = systemdDir + "/meshban-sets.service"
+	dropInFile  = unitFile + ".d/meshban-line-file.conf"
+
+	// A package has the program and its units here.
+	packageBinary = "/usr/sbin/meshban"
+	packageDir    = "/usr/lib/systemd/system"
+	packageUnit   = packageDir + "/meshban.service"
 
 	prometheusDir = "/etc/prometheus"
 	rulesFile     = prometheusDir + "/meshban.rules.yml"
@@ -79,7 +85,7 @@ var fail2banFiles = []string{
 type File struct {
 	Path    string // absolute, without Options.Root
 	Mode    fs.FileMode
-	Content []byte // including marker and digest
+	Content []byte // including marker and digest; nil = if it is there, it is removed
 }
 
 // Options say which node the files are for and where they go. The zero value is this program on this machine, with
@@ -177,17 +183,82 @@ func Fail2ban(o Options) ([]File, error) {
 	return files, nil
 }
 
-// Systemd returns the unit that runs the agent, one that creates its empty sets at boot, before saved rules are
-// loaded, and those that reload the programs that read its lists. Install refuses them if the program or the state folder does not survive a reboot.
+// Systemd returns the unit that runs the agent, one that creates its empty sets at boot, before saved rules are loaded, and
+// those that reload the programs that read its lists. Install refuses them if the program or the state folder does not
+// survive a reboot. Where a package has brought the first two, they are not wanted, since they would hide the package's.
 func Systemd(o Options) ([]File, error) {
 	o, err := o.complete()
 	if err != nil {
 		return nil, err
 	}
-	v := struct {
-		Binary, Dir, LineDir, StateDirectory, ProtectHome string
-		Writable                                          []string
-	}{Binary: o.Binary, Dir: o.Dir, ProtectHome: "yes"}
+	packaged := o.Dir == defaultDir && o.has(packageUnit)
+	if packaged {
+		o.Binary = packageBinary
+	}
+	v, err := o.unitValues()
+	if err != nil {
+		return nil, err
+	}
+	list := []File{{Path: unitFile}, {Path: setsFile}, {Path: dropInFile}}
+	switch {
+	case !packaged:
+		list, err = o.units(v)
+	case v.LineDir != "":
+		list[2], err = render(dropInFile, "files/systemd/line-file.conf", v)
+	}
+	if err != nil {
+		return nil, err
+	}
+	reload, err := reloads(o)
+	return append(list, reload...), err
+}
+
+// PackageUnits returns the units that a package brings. Nobody is to remove them with setup, so they have no marker.
+func PackageUnits() ([]File, error) {
+	o, err := Options{Binary: packageBinary}.complete()
+	if err != nil {
+		return nil, err
+	}
+	v, err := o.unitValues()
+	if err != nil {
+		return nil, err
+	}
+	list, err := o.units(v)
+	for i, f := range list {
+		lines := bytes.SplitAfterN(f.Content, []byte("\n"), 3)
+		list[i] = File{Path: packageDir + "/" + filepath.Base(f.Path), Mode: f.Mode, Content: lines[2]}
+	}
+	return list, err
+}
+
+// Packaged reports whether a package has brought the agent's unit to this machine, and which of setup's units hide it.
+func Packaged() (packaged bool, hiding []string) {
+	var o Options
+	if !o.has(packageUnit) {
+		return false, nil
+	}
+	for _, path := range []string{unitFile, setsFile} {
+		if o.has(path) {
+			hiding = append(hiding, path)
+		}
+	}
+	return true, hiding
+}
+
+// has reports whether a file is there.
+func (o Options) has(path string) bool {
+	_, err := os.Stat(o.Root + path)
+	return err == nil
+}
+
+// unitValues are what the templates of the units name.
+type unitValues struct {
+	Binary, Dir, LineDir, StateDirectory, ProtectHome string
+	Writable                                          []string
+}
+
+func (o Options) unitValues() (unitValues, error) {
+	v := unitValues{Binary: o.Binary, Dir: o.Dir, ProtectHome: "yes"}
 	if rest, ok := strings.CutPrefix(o.Dir, "/var/lib/"); ok {
 		v.StateDirectory = rest
 	} else {
@@ -195,23 +266,24 @@ func Systemd(o Options) ([]File, error) {
 	}
 	if !under(o.LineFile, o.Dir) {
 		if v.LineDir = filepath.Dir(o.LineFile); v.LineDir == "/" {
-			return nil, fmt.Errorf("the line file is %q, so all of / would have to be writable: put it into a folder", o.LineFile)
+			return v, fmt.Errorf("the line file is %q, so all of / would have to be writable: put it into a folder", o.LineFile)
 		}
 		v.Writable = append(v.Writable, v.LineDir)
 	}
 	if homes := []string{"/home", "/root"}; under(o.Binary, homes...) || under(o.Dir, homes...) || under(o.LineFile, homes...) {
 		v.ProtectHome = "read-only"
 	}
+	return v, nil
+}
+
+// units returns the unit of the agent and that of its sets.
+func (o Options) units(v unitValues) ([]File, error) {
 	f, err := render(unitFile, "files/systemd/meshban.service", v)
 	if err != nil {
 		return nil, err
 	}
 	sets, err := render(setsFile, "files/systemd/meshban-sets.service", struct{ Sets []string }{fw.EmptySets()})
-	if err != nil {
-		return nil, err
-	}
-	reload, err := reloads(o)
-	return append([]File{f, sets}, reload...), err
+	return []File{f, sets}, err
 }
 
 // Prometheus returns the alert rules.
@@ -291,6 +363,7 @@ func seal(body []byte) []byte {
 
 // Print returns files as text: a single one as it is, several each after its path.
 func Print(files []File) string {
+	files = slices.DeleteFunc(slices.Clone(files), func(f File) bool { return f.Content == nil })
 	if len(files) == 1 {
 		return string(files[0].Content)
 	}
