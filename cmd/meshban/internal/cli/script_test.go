@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -178,11 +179,11 @@ func scriptSignal(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(all[len(all)-1].Process.Signal(sig))
 }
 
-// waitfile NAME waits until the file exists.
+// waitfile NAME [TEXT] waits until the file exists and has the text.
 func scriptWaitFile(ts *testscript.TestScript, _ bool, args []string) {
 	wait(ts, strings.Join(args, " "), func() bool {
-		_, err := os.Stat(ts.MkAbs(args[0]))
-		return err == nil
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && (len(args) < 2 || bytes.Contains(data, []byte(args[1])))
 	})
 }
 
