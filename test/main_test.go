@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 		if err := rig.Require("iptables", "ip6tables", "iptables-legacy", "ipset", "nft", "ip", "ss", "ssh", "sshpass",
 			"sshd", "ssh-keygen", "rsyslogd", "busybox", "logger", "fail2ban-server", "fail2ban-client", "setpriv", "flock", "perl",
 			"nginx", "haproxy", "tcpdmatch", "exabgp", "bird", "curl", "crowdsec-firewall-bouncer", "crowdsec-custom-bouncer",
-			"ansible-playbook"); err != nil {
+			"ansible-playbook", "lintian", "rpm", "crun"); err != nil {
 			return err
 		}
 		program = filepath.Join(scratch, "meshban")
