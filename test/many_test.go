@@ -21,7 +21,7 @@ func TestManyMachines(t *testing.T) {
 		argv []string
 		says string
 	}{
-		{[]string{"ansible-playbook", "--syntax-check", "-i", packaging + "/ansible/inventory.yml", packaging + "/ansible/site.yml"}, "playbook: " + packaging + "/ansible/site.yml"},
+		{[]string{"env", "LC_ALL=C.UTF-8", "ansible-playbook", "--syntax-check", "-i", packaging + "/ansible/inventory.yml", packaging + "/ansible/site.yml"}, "playbook: " + packaging + "/ansible/site.yml"},
 		{[]string{"env", "PYTHONPATH=" + cloudInitTree, "/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "--config-file", packaging + "/cloud-init.yaml"}, "Valid cloud-config"},
 	} {
 		out, err := exec.Command(c.argv[0], c.argv[1:]...).CombinedOutput()
