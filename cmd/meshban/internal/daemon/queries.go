@@ -127,7 +127,8 @@ func (d *Daemon) Why(ctx context.Context, prefix netip.Prefix) (control.WhyReply
 	return reply, nil
 }
 
-// countFindings adds to bans in force what they have dropped, if that is counted.
+// countFindings adds to bans in force what they have dropped, if that is counted and read in time: all counters are read,
+// which takes seconds where a million are in force.
 func (d *Daemon) countFindings(ctx context.Context, findings []control.Finding) {
 	inForce := func(f control.Finding) bool {
 		return f.Kind == ban.KindBan.String() && strings.HasPrefix(f.Status, ban.StateEnforced.String())
@@ -135,6 +136,8 @@ func (d *Daemon) countFindings(ctx context.Context, findings []control.Finding) 
 	if !d.config().Firewall.Counters || !slices.ContainsFunc(findings, inForce) {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	of, err := d.fw.Hits(ctx)
 	if err != nil {
 		d.log.Debug("the counters of bans could not be read", "err", err)
