@@ -152,7 +152,7 @@ func (m *mesh) typeREADME(t *testing.T) {
 	t.Helper()
 	web1, web2 := m.nodes[0], m.nodes[1]
 	web1.Name, web2.Name = "web1", "web2"
-	lines := readmeCommands(t, "Four commands a node, as root, to stay:")
+	lines := readmeCommands(t, "`./meshban demo`, as root, shows")
 	web1.types(t, lines...)
 	token := strings.TrimSpace(web1.run(t, "invite"))
 	for _, line := range lines {

@@ -146,8 +146,13 @@ func TestPackage(t *testing.T) {
 	if got := web1.unit(t, "ActiveState") + " " + web1.unit(t, "UnitFileState"); got != "inactive enabled" {
 		t.Errorf("after the installation the unit is %q", got)
 	}
-	web1.types(t, "! meshban status", "getent group meshban", "meshban init --name web1", "systemctl enable --now meshban", "meshban setup fail2ban",
-		`test -z "$(systemctl --failed --no-legend)"`)
+	lines := readmeCommands(t, "With the package, four commands a node")
+	if lines[0] != "apt install ./meshban_0.1.0-1_amd64.deb" { // install has done that
+		t.Errorf("README.md begins with %s", lines[0])
+	}
+	web1.types(t, "! meshban status", "getent group meshban")
+	web1.types(t, lines[1:]...)
+	web1.types(t, `test -z "$(systemctl --failed --no-legend)"`)
 
 	// web2 had been set up by hand. The package says what hides its unit, and setup takes that away.
 	token := strings.TrimSpace(web1.run(t, "invite"))
