@@ -59,3 +59,27 @@ func TestHits(t *testing.T) {
 		t.Errorf("an allowed one: %+v, %v", rep, err)
 	}
 }
+
+// countsSlowly is a kernel whose counters take for ever to read.
+type countsSlowly struct{ takesAll }
+
+func (countsSlowly) Hits(ctx context.Context) (fw.Hits, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// why answers without the counters if reading them takes too long.
+func TestWhyDoesNotWaitForCounters(t *testing.T) {
+	t.Parallel()
+	a := first(t, "a")
+	a.stop()
+	a.cfg.Firewall.Counters = true
+	a = startWith(t, a.home, a.cfg, func(d *Daemon) { d.enforceWith(t, countsSlowly{takesAll{fw.NewNone()}}) })
+	a.ban(t, time.Hour, "203.0.113.7/32")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	rep, err := a.Why(ctx, netip.MustParsePrefix("203.0.113.7/32"))
+	if err != nil || ctx.Err() != nil || len(rep.Findings) != 1 || rep.Findings[0].Dropped != nil {
+		t.Errorf("%+v, %v, %v", rep, err, ctx.Err())
+	}
+}
