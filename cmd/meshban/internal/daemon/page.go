@@ -34,6 +34,10 @@ func (d *Daemon) Find(ctx context.Context, s ui.Search, yield func(control.ListE
 		if failed = ctx.Err(); failed != nil {
 			return false
 		}
+		// An enforced one may turn out not to be in the kernel, which takes longer to find out.
+		if state := e.State.String(); s.State != "" && state != s.State && (e.State != ban.StateEnforced || s.State != control.StateNotEnforced) {
+			return true
+		}
 		names = names[:0]
 		for _, id := range e.Origins {
 			name, ok := known[id]

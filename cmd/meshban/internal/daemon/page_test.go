@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/meshban/meshban/ban"
+	"github.com/meshban/meshban/cmd/meshban/internal/control"
 	"github.com/meshban/meshban/cmd/meshban/internal/ui"
+	"github.com/meshban/meshban/fw"
 )
 
 // The counts turn with the clock, and forget what is more than a day ago.
@@ -96,5 +98,31 @@ func TestWaysAreBounded(t *testing.T) {
 	got := p.lastWays()
 	if len(got) != maxToldWays || got[0].prefix.Addr().String() != "192.0.2.9" || got[0].took != time.Millisecond {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A search by state finds what the list shows in that state, and nothing else.
+func TestFindByState(t *testing.T) {
+	t.Parallel()
+	none := first(t, "none")
+	none.stop()
+	none = startWith(t, none.home, none.cfg, func(d *Daemon) { d.enforceWith(t, fw.NewNone()) })
+	for _, c := range []struct {
+		n    *node
+		want map[string]int
+	}{
+		{none, map[string]int{"": 3, control.StateNotEnforced: 2, ban.StateAllowed.String(): 1}},
+		{first(t, "kernel"), map[string]int{"": 3, ban.StateEnforced.String(): 2, ban.StateAllowed.String(): 1}},
+	} {
+		c.n.ban(t, time.Hour, "203.0.113.7/32", "203.0.113.8/32", "203.0.113.9/32")
+		if _, err := c.n.Allow(t.Context(), control.AllowRequest{Prefixes: control.Prefixes{netip.MustParsePrefix("203.0.113.9/32")}, For: control.Duration(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		for _, state := range []string{"", ban.StateEnforced.String(), control.StateNotEnforced, control.StatePending, ban.StateAllowed.String()} {
+			found := 0
+			if err := c.n.Find(t.Context(), ui.Search{State: state}, func(control.ListEntry) error { found++; return nil }); err != nil || found != c.want[state] {
+				t.Errorf("%s: %d are %q, want %d: %v", c.n.cfg.Name, found, state, c.want[state], err)
+			}
+		}
 	}
 }
