@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 )
 
 const (
@@ -74,15 +76,12 @@ func (r *resolved) set(names []string, name string, addrs []netip.Addr) (save []
 	return save, changed
 }
 
-// carrierNAT is the shared address space of RFC 6598, and future what is reserved: neither is a public address.
-var carrierNAT, future = netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("240.0.0.0/4")
-
 // public returns the public addresses of an answer, sorted, maxResolved at most. Who answers for a name must not have
 // this machine's own or neighbouring networks let through.
 func public(answer []netip.Addr) (addrs []netip.Addr) {
 	for _, a := range answer {
 		a = a.Unmap().WithZone("")
-		if a.IsGlobalUnicast() && !a.IsPrivate() && !carrierNAT.Contains(a) && !future.Contains(a) {
+		if hostinfo.IsPublic(a) {
 			addrs = append(addrs, a)
 		}
 	}

@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/meshban/meshban/cmd/meshban/internal/config"
 	"github.com/meshban/meshban/cmd/meshban/internal/control"
+	"github.com/meshban/meshban/cmd/meshban/internal/hostinfo"
 )
 
 // What AbuseIPDB takes from a free account: docs.abuseipdb.com, "API Daily Rate Limits" and "REPORT Endpoint".
@@ -27,9 +29,8 @@ const (
 
 // reportable reports whether a ban may be reported: a single public address from a log line.
 func reportable(e control.Event) bool {
-	addr := e.Prefix.Addr()
 	return (e.Source == "line" || strings.HasPrefix(e.Source, "line:")) && e.Prefix.IsValid() && e.Prefix.IsSingleIP() &&
-		addr.IsGlobalUnicast() && !addr.IsPrivate()
+		hostinfo.IsPublic(e.Prefix.Addr())
 }
 
 // reporter reports addresses within the service's limits.
@@ -64,7 +65,11 @@ func (r *reporter) mayReport(now time.Time, addr netip.Addr) bool {
 }
 
 // report sends one report for each address of a message. The comment names the jail and holds nothing of the log.
+//
+// An address that is refused holds up no other: another machine with the same key may have reported it a moment ago. It
+// fails with the first refusal if no report was taken.
 func (r *reporter) report(ctx context.Context, w config.Webhook, to target, m *message) error {
+	taken, first := false, error(nil)
 	for _, e := range m.Events {
 		addr := e.Prefix.Addr()
 		if !r.mayReport(time.Now(), addr) {
@@ -82,9 +87,28 @@ func (r *reporter) report(ctx context.Context, w config.Webhook, to target, m *m
 			"comment": {comment},
 		}.Encode()
 		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"application/json"}}
-		if err := retry(ctx, w.Tries, func() error { return post(ctx, w.Timeout, to, []byte(body), header) }); err != nil {
+		var refused *refusal
+		err := retry(ctx, w.Tries, func() error {
+			err := post(ctx, w.Timeout, to, []byte(body), header)
+			if bad, ok := errors.AsType[*refusal](err); ok && (bad.status == http.StatusTooManyRequests || bad.status == http.StatusUnprocessableEntity) {
+				refused = bad
+				return nil // not tried again
+			}
 			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case refused == nil:
+			taken = true
+		case refused.pause >= maxPause: // the key has had its share of today
+			return refused
+		case first == nil:
+			first = refused
 		}
 	}
-	return nil
+	if taken {
+		return nil
+	}
+	return first
 }

@@ -162,10 +162,12 @@ type refusal struct {
 
 func (r *refusal) Error() string {
 	text := fmt.Sprintf("the receiver answers %d %s", r.status, http.StatusText(r.status))
-	switch r.status / 100 {
-	case 3:
+	switch {
+	case r.status == http.StatusTooManyRequests:
+		text += ": it takes no more for now"
+	case r.status/100 == 3:
 		text += ": redirects are not followed, write the address to which it leads into url_file"
-	case 4:
+	case r.status/100 == 4:
 		text += ": see whether the URL in url_file and the preset are right"
 	}
 	return text

@@ -397,6 +397,41 @@ func TestAbuseIPDB(t *testing.T) {
 	}
 }
 
+// Another machine with the same key may have reported an address a moment ago, which AbuseIPDB answers with 429.
+func TestRefusedReports(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer func(n int, w http.ResponseWriter)
+		sent   int
+		err    string
+	}{
+		{"ok: one of three", func(n int, w http.ResponseWriter) {
+			if n == 1 {
+				w.WriteHeader(http.StatusTooManyRequests)
+			}
+		}, 3, ""},
+		{"bad: each", func(_ int, w http.ResponseWriter) { w.WriteHeader(http.StatusUnprocessableEntity) }, 3, "422"},
+		{"bad: no more today", func(_ int, w http.ResponseWriter) {
+			w.Header().Set("Retry-After", "29241")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, 1, "429 Too Many Requests: it takes no more for now"},
+		{"bad: the key", func(_ int, w http.ResponseWriter) { w.WriteHeader(http.StatusUnauthorized) }, 1, "401"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at, got := receive(t, func(n int, w http.ResponseWriter, _ *http.Request) { c.answer(n, w) })
+			h, m := webhook(urlFile(t, at, "Key: abc"), config.PresetAbuseIPDB), &message{}
+			h.Webhook.Tries = 3
+			for _, a := range []string{"8.8.8.8/32", "8.8.4.4/32", "9.9.9.9/32"} {
+				m.Events = append(m.Events, banOf(a, "line"))
+			}
+			err := newSender(h, new(reporter))(t.Context(), m)
+			if len(got) != c.sent || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%d requests, %v", len(got), err)
+			}
+		})
+	}
+}
+
 func TestReportsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, n := new(reporter), 0
@@ -426,6 +461,7 @@ func TestReportable(t *testing.T) {
 	}{
 		{"8.8.8.8/32", "line:sshd", true}, {"8.8.8.8/32", "line", true}, {"8.8.8.0/24", "line", false}, {"10.0.0.1/32", "line", false},
 		{"8.8.8.8/32", "cli", false}, {"8.8.8.8/32", "liner", false}, {"fd00::1/128", "line", false}, {"2606:4700::1/128", "line", true},
+		{"100.64.3.3/32", "line", false}, {"240.0.0.1/32", "line", false},
 	} {
 		if got := reportable(banOf(c.addr, c.source)); got != c.want {
 			t.Errorf("%s %s: %v", c.addr, c.source, got)

@@ -25,6 +25,14 @@ type Entry struct {
 // OwnNetwork is the Why of a network that the machine is in.
 const OwnNetwork = "own network"
 
+// carrierNAT is the shared address space of RFC 6598, and future what is reserved: neither is a public address.
+var carrierNAT, future = netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("240.0.0.0/4")
+
+// IsPublic reports whether an address can be another machine's on the Internet.
+func IsPublic(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !carrierNAT.Contains(a) && !future.Contains(a)
+}
+
 // RefreshEvery bounds the age of the entries if the kernel does not announce changes.
 const RefreshEvery = 30 * time.Second
 
