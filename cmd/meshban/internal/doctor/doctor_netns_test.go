@@ -70,6 +70,23 @@ func TestEachCheck(t *testing.T) {
 			if f.State == Warn || f.State == Bad || f.Check == "ports" && (f.State != NotChecked || f.Text != "no agent") {
 				t.Errorf("%+v", f)
 			}
+			if f.Check == "line file" && f.State != OK {
+				t.Errorf("%+v", f)
+			}
+		}
+		m.setUp = false
+		sh(t, "chmod o+w "+m.root+"/state/newbans.log")
+		complain := map[string]string{"jails": Warn, "line file": Bad}
+		for _, f := range m.examine(t.Context()) {
+			if want, is := complain[f.Check]; is && f.State != want {
+				t.Errorf("%+v", f)
+			}
+		}
+		if err := os.Remove(m.root + "/state/newbans.log"); err != nil {
+			t.Fatal(err)
+		}
+		if f := m.lineFile(t.Context()); f.state != NotChecked { // before the first start
+			t.Errorf("%+v", f)
 		}
 	})
 }

@@ -97,12 +97,17 @@ func (m *machine) fail2ban(ctx context.Context) finding {
 }
 
 func (m *machine) jailsTell(ctx context.Context) finding {
-	f := m.status.Fail2ban
-	switch _, err := m.jails(ctx); {
+	_, err := m.jails(ctx)
+	switch {
 	case errors.Is(err, fail2ban.ErrNotInstalled):
 		return skip("no fail2ban here")
 	case !m.setUp:
 		return warn("meshban setup fail2ban", "fail2ban's jails do not tell the mesh of their bans")
+	case m.status == nil:
+		return skip("no agent")
+	}
+	f := m.status.Fail2ban
+	switch {
 	case f == nil:
 		return skip("the agent has not asked fail2ban yet")
 	case f.Error != "":
@@ -308,12 +313,17 @@ func (m *machine) timeZone(context.Context) finding {
 }
 
 func (m *machine) lineFile(context.Context) finding {
-	l := m.status.Lines
-	if f, is := m.known(Bad, "line file"); is {
-		return f
+	l := control.LineStatus{File: m.config.Lines.File}
+	if m.status != nil {
+		if f, is := m.known(Bad, "line file"); is {
+			return f
+		}
+		l = m.status.Lines
 	}
 	info, err := os.Stat(m.root + l.File)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && m.status == nil {
+		return skip("the agent makes %s when it starts", l.File)
+	} else if errors.Is(err, fs.ErrNotExist) {
 		return bad("touch "+l.File, "%s is not there", l.File)
 	} else if err != nil {
 		return skip("%v", err)
@@ -327,6 +337,9 @@ func (m *machine) lineFile(context.Context) finding {
 	}
 	if l.Ignored > 0 && l.Accepted == 0 && l.Echoes == 0 {
 		return warn("tail "+l.File, "all %d lines of %s were ignored: %s", l.Ignored, l.File, reasons(l.IgnoredBy))
+	}
+	if m.status == nil {
+		return ok("not every user can write to %s; no agent reads it", l.File)
 	}
 	text := fmt.Sprintf("%s is read, with %d lines accepted", l.File, l.Accepted)
 	if l.Ignored > 0 {
