@@ -89,6 +89,9 @@ func parseAllow(s string) (Allowed, error) {
 		return Allowed{Name: strings.ToLower(strings.TrimSuffix(s, "."))}, nil
 	}
 	p, err := ParsePrefix(s)
+	if err != nil && hostOK(s) {
+		return Allowed{}, bad(quote(s)+" is not an address, nor a name whose last label has letters alone", "write an address, a CIDR such as 192.0.2.0/24, or a full name such as office.example.net")
+	}
 	if err == nil && p.Bits() == 0 {
 		return Allowed{}, bad(quote(s)+" covers every address, so nothing would be banned",
 			"write the networks that you mean, or `backends: none` under firewall to block nothing")
