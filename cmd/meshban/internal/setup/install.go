@@ -32,6 +32,38 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	before, err := o.inspect(files)
+	if err != nil {
+		return Report{}, fmt.Errorf("nothing installed: %w", err)
+	}
+	for _, need := range []struct{ dir, what string }{{fail2banDir, "fail2ban"}, {"/etc/systemd", "systemd"}, {prometheusDir, "Prometheus"}} {
+		if _, err := os.Stat(o.Root + need.dir); err != nil && touches(files, need.dir) {
+			return Report{}, fmt.Errorf("nothing installed: %s is not on this machine: %w", need.what, err)
+		}
+	}
+	if touches(files, systemdDir) {
+		if err := o.checkPersistent(); err != nil {
+			return Report{}, fmt.Errorf("nothing installed: %w", err)
+		}
+	}
+	r, err := o.atomically(ctx, touches(files, fail2banDir), func(c *change) (Report, error) { return c.install(o, files, before) })
+	if err != nil {
+		return Report{}, fmt.Errorf("nothing installed: %w", err)
+	}
+	i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile })
+	r.Next = nextAfterInstall(r.Written, i >= 0 && before[i].status == ours)
+	if i >= 0 && files[i].Content == nil {
+		r.Notes = append(r.Notes, "the package brings the unit: "+packageUnit)
+		r.Next = unique(append(o.nextWithPackage(ctx, r), r.Next...))
+	}
+	if touches(files, prometheusDir) {
+		r.Notes = append(r.Notes, "prometheus.yml has to name the file: `rule_files: ["+filepath.Base(rulesFile)+"]`")
+	}
+	return r, nil
+}
+
+// inspect returns what stands in the places of files, or why some of it must stay.
+func (o Options) inspect(files []File) ([]found, error) {
 	before := make([]found, len(files))
 	var refused []error
 	for i, f := range files {
@@ -46,61 +78,36 @@ func Install(ctx context.Context, files []File, opts Options) (Report, error) {
 		}
 		before[i] = at
 	}
-	if err := errors.Join(refused...); err != nil {
-		return Report{}, fmt.Errorf("nothing installed: %w", err)
-	}
-	write := func(c *change) (Report, error) {
-		var r Report
-		for i, f := range files {
-			if f.Content == nil {
-				if before[i].status == absent {
-					continue
-				}
-				if err := c.remove(o.Root+f.Path, before[i]); err != nil {
-					return r, err
-				}
-				r.Removed = append(r.Removed, f.Path)
+	return before, errors.Join(refused...)
+}
+
+// install writes files, and removes those without content.
+func (c *change) install(o Options, files []File, before []found) (r Report, err error) {
+	for i, f := range files {
+		if f.Content == nil {
+			if before[i].status == absent {
 				continue
 			}
-			if bytes.Equal(before[i].data, f.Content) {
-				r.Unchanged = append(r.Unchanged, f.Path)
-				continue
-			}
-			if err := c.folder(filepath.Dir(o.Root+f.Path), 0o755); err != nil {
+			if err := c.remove(o.Root+f.Path, before[i]); err != nil {
 				return r, err
 			}
-			if err := c.write(o.Root+f.Path, f.Content, f.Mode, before[i]); err != nil {
-				return r, err
-			}
-			r.Written = append(r.Written, f.Path)
+			r.Removed = append(r.Removed, f.Path)
+			continue
 		}
-		if touches(files, fail2banDir) {
-			return r, c.lineFile(o)
+		if bytes.Equal(before[i].data, f.Content) {
+			r.Unchanged = append(r.Unchanged, f.Path)
+			continue
 		}
-		return r, nil
-	}
-	for _, need := range []struct{ dir, what string }{{fail2banDir, "fail2ban"}, {"/etc/systemd", "systemd"}, {prometheusDir, "Prometheus"}} {
-		if _, err := os.Stat(o.Root + need.dir); err != nil && touches(files, need.dir) {
-			return Report{}, fmt.Errorf("nothing installed: %s is not on this machine: %w", need.what, err)
+		if err := c.folder(filepath.Dir(o.Root+f.Path), 0o755); err != nil {
+			return r, err
 		}
-	}
-	if touches(files, systemdDir) {
-		if err := o.checkPersistent(); err != nil {
-			return Report{}, fmt.Errorf("nothing installed: %w", err)
+		if err := c.write(o.Root+f.Path, f.Content, f.Mode, before[i]); err != nil {
+			return r, err
 		}
+		r.Written = append(r.Written, f.Path)
 	}
-	r, err := o.atomically(ctx, touches(files, fail2banDir), write)
-	if err != nil {
-		return Report{}, fmt.Errorf("nothing installed: %w", err)
-	}
-	i := slices.IndexFunc(files, func(f File) bool { return f.Path == unitFile })
-	r.Next = nextAfterInstall(r.Written, i >= 0 && before[i].status == ours)
-	if i >= 0 && files[i].Content == nil {
-		r.Notes = append(r.Notes, "the package brings the unit: "+packageUnit)
-		r.Next = unique(append(o.nextWithPackage(ctx, r), r.Next...))
-	}
-	if touches(files, prometheusDir) {
-		r.Notes = append(r.Notes, "prometheus.yml has to name the file: `rule_files: ["+filepath.Base(rulesFile)+"]`")
+	if touches(files, fail2banDir) {
+		return r, c.lineFile(o)
 	}
 	return r, nil
 }
